@@ -1,0 +1,218 @@
+"""The command line: names to functions, which are imported when they are called."""
+
+import json
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from clipkit import __version__, errors
+
+app = typer.Typer(
+    help="Train, evaluate and search with image-text contrastive models.",
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+)
+data_app = typer.Typer(help="Make and look at training data.", no_args_is_help=True, rich_markup_mode=None)
+app.add_typer(data_app, name="data")
+
+Model = Annotated[
+    str, typer.Argument(help="Run or checkpoint folder, NAME/TAG of open_clip, hf-hub:... or local-dir:...")
+]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON lines instead of a table.")]
+Workers = Annotated[int, typer.Option(help="Processes that read and decode pictures.", min=0)]
+
+
+def main() -> None:
+    """The `clipkit` program."""
+    errors.guard(app)
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        print(f"clipkit {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _root(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    pass
+
+
+@app.command(rich_help_panel=None)
+def quickstart(
+    out: Annotated[Path, typer.Option(help="Folder for all that it makes.")] = Path("quickstart"),
+    steps: Annotated[int | None, typer.Option(help="Training steps; default is the recipe's.", min=1)] = None,
+) -> None:
+    """Real data, training, evaluation, index and search in minutes; ends with a report."""
+    from clipkit.quickstart import run
+
+    run(out, steps)
+
+
+@app.command()
+def train(
+    recipe: Annotated[str, typer.Argument(help="A recipe: a YAML file, or a name in configs/.")] = "",
+    overrides: Annotated[list[str] | None, typer.Argument(help="key=value ..., such as optim.lr=1e-3")] = None,
+    settings: Annotated[bool, typer.Option("--settings", help="List every setting, with default and meaning.")] = False,
+) -> None:
+    """Train by a recipe; an existing run goes on from its newest checkpoint."""
+    from clipkit import train as trainer
+
+    if settings:
+        from clipkit import config
+
+        _table(("setting", "type", "default", "meaning"), config.describe(trainer.Settings))
+        return
+    trainer.from_arguments([*([recipe] if recipe else []), *(overrides or [])])
+
+
+@app.command("eval")
+def eval_(
+    model: Model,
+    suite: Annotated[
+        str, typer.Argument(help="A suite or a data set: a YAML file, or a name in eval/suites, eval/datasets.")
+    ],
+    root: Annotated[str, typer.Option(help="Folder that relative data paths start from.")] = ".",
+    workers: Workers = 0,
+    out: Annotated[str | None, typer.Option(help="Append the scores to this JSON-lines file too.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Score a model on every data set of a suite."""
+    from clipkit.evaluate import evaluate
+
+    rows = evaluate(model, suite, root, workers, out)
+    if as_json:
+        _lines(rows)
+        return
+    cells = [
+        (row["task"], name, f"{value:.4f}" if isinstance(value, float) else str(value))
+        for row in rows
+        for name, value in row["scores"].items()
+    ]
+    _table(("data set", "score", "value"), cells)
+
+
+@app.command()
+def classify(
+    model: Model,
+    pictures: Annotated[list[str], typer.Argument(help="Pictures, or folders of pictures.")],
+    classes: Annotated[str, typer.Option(help="Names, separated by commas, or a text file with one a line.")],
+    template: Annotated[
+        list[str] | None, typer.Option(help="Prompt with {c} for the class; may be given again.")
+    ] = None,
+    top: Annotated[int, typer.Option("-k", "--top", help="Classes to show for each picture.", min=1)] = 3,
+    as_json: Json = False,
+) -> None:
+    """Say which of your words fits each picture."""
+    from clipkit.classifier import TEMPLATES
+    from clipkit.classifier import classify as work
+
+    names = Path(classes).read_text(encoding="utf-8").splitlines() if Path(classes).is_file() else classes.split(",")
+    rows = work(model, pictures, names, template or TEMPLATES, top)
+    if as_json:
+        _lines(rows)
+        return
+    _table(
+        ("picture", "class", "probability"),
+        [
+            (row["image"] if i == 0 else "", name, f"{share:.3f}")
+            for row in rows
+            for i, (name, share) in enumerate(row["scores"].items())
+        ],
+    )
+
+
+@app.command()
+def embed(
+    model: Model,
+    source: Annotated[str, typer.Argument(help="Shards (folder, glob, brace pattern), or a folder of pictures.")],
+    out: Annotated[str, typer.Option(help="Folder to write; must not exist.")],
+    caption: Annotated[str, typer.Option(help="Where captions are in shards: txt, or json:KEY.")] = "txt",
+    workers: Workers = 0,
+    max_bad: Annotated[float, typer.Option(help="Share of unreadable pictures to bear.", min=0, max=1)] = 0.01,
+) -> None:
+    """Embed a collection of pictures and its captions."""
+    from clipkit.embed import embed as work
+
+    facts = work(model, source, out, caption, workers, max_bad)
+    print(f"{out}: {facts['rows']} pictures{' and their captions' if facts['texts'] else ''}")
+
+
+@app.command()
+def index(
+    vectors: Annotated[str, typer.Argument(help="A folder that `clipkit embed` has written.")],
+    out: Annotated[str, typer.Option(help="Folder to write; must not exist.")],
+) -> None:
+    """Build a search index over embeddings."""
+    from clipkit.index import build
+
+    facts = build(vectors, out)
+    print(f"{out}: {facts['rows']} pictures, exact ({facts['kind']})")
+
+
+@app.command()
+def search(
+    index: Annotated[str, typer.Argument(help="A folder that `clipkit index` has written.")],
+    text: Annotated[str | None, typer.Argument(help="Words to search by.")] = None,
+    image: Annotated[str | None, typer.Option(help="A picture to search by.")] = None,
+    k: Annotated[int, typer.Option("-k", help="How many to find.", min=1)] = 5,
+    model: Annotated[str | None, typer.Option(help="Model to use instead of the one the index names.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Find the pictures nearest to words or to a picture."""
+    from clipkit.search import open_index
+
+    hits = open_index(index, model).search(text, image, k)
+    if as_json:
+        _lines([hit.as_dict() for hit in hits])
+        return
+    _table(
+        ("score", "key", "caption", "where"), [(f"{hit.score:.3f}", hit.key, hit.caption, hit.shard) for hit in hits]
+    )
+
+
+@data_app.command()
+def openmoji(
+    out: Annotated[Path, typer.Argument(help="Folder to write; must not exist.")],
+    seed: Annotated[int, typer.Option(help="Of the split and the order.")] = 0,
+) -> None:
+    """3,799 emoji with their names as WebDataset shards: a small real set, made without a download."""
+    from clipkit.datatools.openmoji import write
+    from clipkit.log import Progress
+
+    with Progress("openmoji", 1) as bar:
+
+        def show(done: int, total: int) -> None:
+            bar.resize(total)
+            bar.update(done)
+
+        facts = write(out, seed, show)
+    print(f"{out}: {facts['train']} pairs to train on, {facts['test']} held out, {facts['left_out']} left out")
+
+
+def _lines(rows: Any) -> None:
+    for row in rows:
+        print(json.dumps(row, ensure_ascii=False))
+
+
+def _table(head: tuple[str, ...], rows: Any) -> None:
+    """Columns on stdout: drawn for a terminal, separated by tabs for a pipe, where nothing may be cut."""
+    if not sys.stdout.isatty():
+        for row in [head, *rows]:
+            print("\t".join(row))
+        return
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(*head)
+    for row in rows:
+        table.add_row(*row)
+    Console().print(table)

@@ -1,0 +1,221 @@
+"""Settings: frozen dataclasses, each declared in the module that uses it, filled from YAML and `key=value`.
+
+A settings class is a plain dataclass under `@settings`: types and ranges are checked by pydantic, the text under a
+field is its help line, unknown keys are refused with a suggestion, and all mistakes are reported at once.
+"""
+
+import dataclasses
+import difflib
+import functools
+import json
+import os
+import tempfile
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, TypeVar, dataclass_transform, get_args, get_origin
+
+import pydantic
+import yaml
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+from pydantic.dataclasses import dataclass as pydantic_dataclass
+
+from clipkit.errors import UserError
+
+T = TypeVar("T")
+
+
+@dataclass_transform(frozen_default=True, kw_only_default=True)
+def settings(cls: type[T]) -> type[T]:
+    """Make `cls` a frozen, strictly checked dataclass whose unknown keys are errors."""
+    rules = pydantic.ConfigDict(extra="forbid", strict=True, use_attribute_docstrings=True, allow_inf_nan=False)
+    return pydantic_dataclass(frozen=True, kw_only=True, config=rules)(cls)  # type: ignore[return-value]
+
+
+def find(kind: str, name: str, suffix: str = ".yaml") -> Path:
+    """The file of that name: as a path, else among the files shipped under `kind` (such as `configs`, `eval/suites`).
+
+    Raises: UserError naming what there is to choose from.
+    """
+    path = Path(name)
+    if path.is_file():
+        return path
+    shipped = shipped_folder(kind)
+    if (inside := shipped / f"{name.removesuffix(suffix)}{suffix}").is_file():
+        return inside
+    names = sorted(p.stem for p in shipped.glob(f"*{suffix}"))
+    close = difflib.get_close_matches(path.stem, names, 1)
+    hint = f"did you mean '{close[0]}'?" if close else f"give a file, or one of: {', '.join(names)}"
+    raise UserError(f"{name}: no such file, and nothing of that name is in {kind}/; {hint}")
+
+
+def shipped_folder(kind: str) -> Path:
+    """Where the files of `kind` lie: inside an installed wheel, or at the top of a checkout."""
+    package = Path(__file__).resolve().parent
+    inside = package / "shipped" / kind
+    return inside if inside.is_dir() else package.parent / kind
+
+
+def read_yaml(path: str | Path, overrides: Sequence[str] = ()) -> dict[str, Any]:
+    """The YAML file with `key=value` overrides merged in, as plain dicts and lists.
+
+    Raises: UserError when the file cannot be read or an override has no `=`.
+    """
+    for override in overrides:
+        if "=" not in override or override.startswith(("-", "=")):
+            raise UserError(f"{override}: an override is written key=value, for example optim.lr=1e-3 (no dashes)")
+    try:
+        merged = OmegaConf.merge(OmegaConf.load(path), OmegaConf.from_dotlist(list(overrides)))
+        tree = OmegaConf.to_container(merged, resolve=True)
+    except FileNotFoundError:
+        raise UserError(f"{path}: no such file") from None
+    except (OmegaConfBaseException, yaml.YAMLError, UnicodeDecodeError, OSError) as error:
+        raise UserError(f"{path}: {' '.join(str(error).split())}") from None
+    if not isinstance(tree, dict):
+        raise UserError(f"{path}: a mapping of settings is needed, got a {type(tree).__name__}")
+    return {str(key): value for key, value in tree.items()}
+
+
+def load(cls: type[T], path: str | Path, overrides: Sequence[str] = ()) -> T:
+    """The settings `cls` from a YAML file and overrides.
+
+    Raises: UserError listing every mistake, one line each, with its key and what is needed.
+    """
+    return check(cls, read_yaml(path, overrides), str(path), overrides)
+
+
+def check(cls: type[T], tree: dict[str, Any], where: str, overrides: Sequence[str] = ()) -> T:
+    """The settings `cls` from a plain `tree`; `where` names its origin in errors."""
+    try:
+        # JSON rules: lists may become tuples and strings paths, while "3" is still no number
+        return pydantic.TypeAdapter(cls).validate_json(json.dumps(tree))
+    except (TypeError, ValueError) as error:
+        if not isinstance(error, pydantic.ValidationError):
+            raise UserError(f"{where}: {error}") from None
+        lines = list(_mistakes(error, cls))
+    typed = {override.split("=", 1)[0] for override in overrides}
+    marked = [f"  {key}: {text}" + (" (command line)" if key in typed else "") for key, text in lines]
+    count = "1 bad setting" if len(marked) == 1 else f"{len(marked)} bad settings"
+    raise UserError("\n".join([f"{where}: {count}", *marked]))
+
+
+def _mistakes(error: pydantic.ValidationError, cls: Any, above: str = "") -> Iterator[tuple[str, str]]:
+    """(dotted key, what is wrong) of every mistake; a nested check's own mistakes are unfolded."""
+    seen = set()
+    for item in error.errors():
+        inner = item.get("ctx", {}).get("error")
+        parts = [str(part) for part in item["loc"] if not _is_type_tag(part)]
+        key = ".".join([*above.split("."), *parts] if above else parts)
+        if isinstance(inner, pydantic.ValidationError):
+            yield from _mistakes(inner, getattr(inner, "settings_class", None), key)
+            continue
+        text = str(inner) if inner is not None else _say(item, _class_at(cls, parts[:-1]))
+        if key not in seen:  # a union reports one line for each of its members
+            seen.add(key)
+            yield key or "settings", text
+
+
+def _say(item: Any, owner: Any) -> str:
+    got = "null" if item["input"] is None else repr(item["input"])
+    kind = item["type"]
+    if kind in ("unexpected_keyword_argument", "extra_forbidden"):
+        names = [f.name for f in dataclasses.fields(owner)] if dataclasses.is_dataclass(owner) else []
+        close = difflib.get_close_matches(str(item["loc"][-1]), names, 1)
+        hint = f"did you mean '{close[0]}'?" if close else f"known here: {', '.join(names)}" if names else ""
+        return f"unknown key; {hint}" if hint else "unknown key"
+    if kind in ("missing", "missing_argument", "missing_keyword_only_argument"):
+        return "is needed, and has no default"
+    needs = {
+        "greater_than": "a number above {gt} is needed",
+        "greater_than_equal": "a number of at least {ge} is needed",
+        "less_than": "a number below {lt} is needed",
+        "less_than_equal": "a number of at most {le} is needed",
+        "literal_error": "one of {expected} is needed",
+        "int_type": "a whole number is needed",
+        "int_from_float": "a whole number is needed",
+        "float_type": "a number is needed",
+        "bool_type": "true or false is needed",
+        "string_type": "text is needed",
+    }.get(kind)
+    if needs is None:
+        return f"{item['msg']}, got {got}"
+    return f"{needs.format(**item.get('ctx', {}))}, got {got}"
+
+
+def _is_type_tag(part: Any) -> bool:
+    """Pydantic puts the name of a union's member into the location; people never typed it."""
+    return isinstance(part, str) and ("[" in part or part in ("str", "int", "float", "bool", "none", "json-or-python"))
+
+
+def _class_at(cls: Any, parts: Sequence[str]) -> Any:
+    """The settings class that `parts` leads to from `cls`, or None."""
+    for part in parts:
+        by_name = {f.name: f for f in dataclasses.fields(cls)} if dataclasses.is_dataclass(cls) else {}
+        if part not in by_name:
+            return None
+        kinds = [by_name[part].type, *get_args(by_name[part].type)]
+        cls = next((kind for kind in kinds if dataclasses.is_dataclass(kind)), None)
+    return cls
+
+
+def to_tree(value: Any) -> dict[str, Any]:
+    """Settings as plain dicts and lists, ready for YAML or JSON."""
+    return json.loads(pydantic.TypeAdapter(type(value)).dump_json(value))
+
+
+def to_yaml(value: Any) -> str:
+    """Settings (or a plain tree) as YAML that `load` reads back to the same settings."""
+    tree = to_tree(value) if dataclasses.is_dataclass(value) else value
+    return OmegaConf.to_yaml(OmegaConf.create(tree))
+
+
+@functools.cache
+def _schema(cls: Any) -> dict[str, Any]:
+    return pydantic.TypeAdapter(cls).json_schema()
+
+
+def describe(cls: Any, above: str = "") -> Iterator[tuple[str, str, str, str]]:
+    """(key, type, default, help) of every setting of `cls`, sections unfolded; the source of `--settings` and docs."""
+    texts = _schema(cls).get("properties", {})
+    for field in dataclasses.fields(cls):
+        kinds = [field.type, *get_args(field.type)]
+        section = next((kind for kind in kinds if dataclasses.is_dataclass(kind)), None)
+        help_line = " ".join(texts.get(field.name, {}).get("description", "").split())
+        if section is not None:
+            yield from describe(section, f"{above}{field.name}.")
+            continue
+        default = getattr(field.default, "default", field.default)
+        missing = default is dataclasses.MISSING or repr(default) == "PydanticUndefined"
+        shown = "(needed)" if missing else "null" if default is None else str(default)
+        yield f"{above}{field.name}", _type_name(field.type), shown, help_line
+
+
+def _type_name(kind: Any) -> str:
+    if kind is type(None):
+        return "null"
+    origin = get_origin(kind)
+    if origin is None:
+        return getattr(kind, "__name__", str(kind)).replace("NoneType", "null")
+    if hasattr(kind, "__metadata__"):  # Annotated: the range is part of what people need to know
+        bounds = [
+            f"{sign}{getattr(rule, name)}"
+            for rule in kind.__metadata__
+            for name, sign in (("gt", ">"), ("ge", ">="), ("lt", "<"), ("le", "<="))
+            if hasattr(rule, name)
+        ]
+        return " ".join([_type_name(get_args(kind)[0]), *bounds])
+    names = [repr(arg) if isinstance(arg, str) else _type_name(arg) for arg in get_args(kind) if arg is not Ellipsis]
+    if origin in (tuple, list, dict):
+        return f"{origin.__name__} of {', '.join(names)}"
+    return " or ".join(names)
+
+
+def write_atomic(path: Path, text: str) -> None:
+    """Write `text` to `path` so that a reader sees the old file or the whole new one."""
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    with os.fdopen(handle, "w", encoding="utf-8") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    os.chmod(temporary, 0o644)
+    os.replace(temporary, path)

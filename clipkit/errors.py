@@ -1,0 +1,71 @@
+"""What can go wrong, each with its exit code, and the one place that turns an error into a line on stderr.
+
+0 done · 1 a bug (traceback) · 2 the user can fix it · 3 too much bad data · 4 training went non-finite · 5 storage
+· 6 a rank timed out · 75 stopped by a signal and saved.
+"""
+
+import os
+import sys
+from collections.abc import Callable
+from typing import Any
+
+
+class ClipkitError(Exception):
+    """An expected failure: its text says where, what it got, what it needs and what to type."""
+
+    exit_code = 1
+
+
+class UserError(ClipkitError):
+    """The user can fix it: a setting, a path, an argument."""
+
+    exit_code = 2
+
+
+class BadData(ClipkitError):
+    """More samples are unreadable than `data.max_bad` allows."""
+
+    exit_code = 3
+
+
+class NonFinite(ClipkitError):
+    """The loss or the gradient is no longer a finite number."""
+
+    exit_code = 4
+
+
+class StorageError(ClipkitError):
+    """A file could not be written, or what was written is damaged."""
+
+    exit_code = 5
+
+
+class RankTimeout(ClipkitError):
+    """Another process of the run did not answer in time."""
+
+    exit_code = 6
+
+
+class Stopped(ClipkitError):
+    """A signal asked the run to stop; its state is saved."""
+
+    exit_code = 75
+
+
+def guard(work: Callable[..., Any], *args: Any) -> None:
+    """Call `work(*args)` and end the process: expected errors as one line on stderr and their exit code.
+
+    In a multi-process run one process of each node prints what the user can fix (it is the same on all of them),
+    and every rank prints what may have happened to it alone.
+    """
+    try:
+        work(*args)
+    except ClipkitError as error:
+        rank = int(os.environ.get("RANK", "0"))
+        if int(os.environ.get("LOCAL_RANK", "0")) == 0 or error.exit_code not in (2, 75):
+            where = f" (rank {rank})" if rank else ""
+            print(f"clipkit{where}: {error}", file=sys.stderr, flush=True)
+        sys.exit(error.exit_code)
+    except BrokenPipeError:  # the reader of our stdout has gone, as in `clipkit search ... | head -1`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(0)

@@ -1,0 +1,34 @@
+"""What the kinds of evaluation share: all pictures of a data set through a model, each rank its share."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from clipkit import distributed
+from clipkit.errors import BadData
+from clipkit.models import DualEncoder, embed_images, embed_texts
+from clipkit.shards import Shards
+
+
+def image_rows(model: DualEncoder, source: Shards, numbers: Sequence[int], workers: int) -> Tensor:
+    """Embeddings float32 [len(numbers), D] on the CPU, the same on all ranks.
+
+    Raises: BadData naming the first picture that cannot be read: a score over fewer samples is another score.
+    """
+    mine = [numbers[i] for i in distributed.share(len(numbers))]
+    parts = [torch.empty(0, model.spec["model_cfg"]["embed_dim"])]
+    for _, rows, bad in embed_images(model, source, mine, workers=workers):
+        for number, reason in bad.items():
+            raise BadData(f"{source.pattern}: key {source.key(*source.place(number))}: {reason}; mend or remove it")
+        parts.append(rows)
+    return _everywhere(model, torch.cat(parts))
+
+
+def text_rows(model: DualEncoder, texts: Sequence[str]) -> Tensor:
+    """Embeddings float32 [len(texts), D] on the CPU, the same on all ranks."""
+    return _everywhere(model, embed_texts(model, [texts[i] for i in distributed.share(len(texts))]))
+
+
+def _everywhere(model: DualEncoder, rows: Tensor) -> Tensor:
+    return distributed.gather_uneven(rows.to(model.device)).cpu()

@@ -1,0 +1,182 @@
+"""Pictures: from bytes that nobody vouches for to uint8 tensors [3, H, W].
+
+One gate, `check_size`, stands before every decoder: a 157-byte PNG of 1 x 20,000 pixels would cost 67 s and 5 GB in a
+resize of its shorter side. JPEG goes through libjpeg-turbo at reduced scale and torch's antialiased uint8 bicubic
+(3.0x to 3.9x the peer's image stage, LOG.md), everything else through Pillow.
+"""
+
+import io
+import math
+import random
+import warnings
+
+import numpy as np
+import simplejpeg
+import torch
+from PIL import Image, UnidentifiedImageError
+from torch import Tensor
+from torch.nn.functional import interpolate, pad
+
+from clipkit.types import Preprocess
+
+FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "MPO")
+MAX_PIXELS = 50_000_000
+MAX_ASPECT = 50
+MIN_SIDE = 2
+
+
+def check_size(width: int, height: int) -> None:
+    """Refuse pictures whose size in pixels no honest data set holds, before a decoder allocates for them.
+
+    Raises: ValueError with the reason.
+    """
+    short, long = sorted((width, height))
+    if short < MIN_SIDE:
+        raise ValueError("too small")
+    if width * height > MAX_PIXELS:
+        raise ValueError("too many pixels")
+    if long > MAX_ASPECT * short:
+        raise ValueError("too long for its width")
+
+
+def safe_open_image(data: bytes) -> Image.Image:
+    """The picture, opened but not decoded, if its format and size are allowed.
+
+    Raises: ValueError with the reason.
+    """
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", Image.DecompressionBombWarning)
+            image = Image.open(io.BytesIO(data), formats=FORMATS)
+    except (UnidentifiedImageError, OSError, SyntaxError) as error:
+        raise ValueError("not a picture") from error
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
+        raise ValueError("too many pixels") from error
+    check_size(*image.size)
+    return image
+
+
+def _by_pillow(data: bytes) -> np.ndarray:
+    image = safe_open_image(data)
+    try:
+        if image.mode.startswith("I;16"):  # Pillow would clip 16-bit grey to white instead of scaling it
+            grey = (np.asarray(image) >> 8).astype(np.uint8)
+            return np.repeat(grey[:, :, None], 3, axis=2)
+        return np.array(image.convert("RGB"))
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        raise ValueError("broken picture") from error
+
+
+def _jpeg_size(data: bytes) -> tuple[int, int] | None:
+    """(width, height) of a JPEG that libjpeg-turbo turns into RGB itself; None for anything else."""
+    try:
+        height, width, space, _ = simplejpeg.decode_jpeg_header(data)
+    except ValueError:
+        return None
+    return None if space in ("CMYK", "YCCK") else (int(width), int(height))
+
+
+def decode(data: bytes, least: tuple[int, int] | None = None) -> Tensor:
+    """The picture as uint8 [3, H, W] RGB; with `least` (width, height) a JPEG may come at a reduced scale above it.
+
+    Raises: ValueError with a short reason that can be counted.
+    """
+    size = _jpeg_size(data)
+    if size is None:
+        pixels = _by_pillow(data)
+    else:
+        check_size(*size)
+        width, height = least or (0, 0)
+        try:
+            pixels = simplejpeg.decode_jpeg(data, min_width=width, min_height=height)
+        except ValueError as error:
+            raise ValueError("broken picture") from error
+    return torch.from_numpy(pixels).permute(2, 0, 1)
+
+
+def size_of(data: bytes) -> tuple[int, int]:
+    """(width, height) from the header.
+
+    Raises: ValueError when the picture is not allowed.
+    """
+    size = _jpeg_size(data)
+    if size is None:
+        return safe_open_image(data).size
+    check_size(*size)
+    return size
+
+
+def crop_box(width: int, height: int, scale: tuple[float, float], dice: random.Random) -> tuple[int, int, int, int]:
+    """A random box (left, top, width, height) of an area within `scale` of the picture and a side ratio of 3/4 to 4/3.
+
+    Source: the distribution of torchvision's RandomResizedCrop.
+    """
+    for _ in range(10):
+        area = width * height * dice.uniform(*scale)
+        ratio = math.exp(dice.uniform(math.log(3 / 4), math.log(4 / 3)))
+        w, h = round(math.sqrt(area * ratio)), round(math.sqrt(area / ratio))
+        if 0 < w <= width and 0 < h <= height:
+            return dice.randint(0, width - w), dice.randint(0, height - h), w, h
+    w, h = min(width, round(height * 4 / 3)), min(height, round(width * 4 / 3))
+    return (width - w) // 2, (height - h) // 2, w, h
+
+
+def resize(pixels: Tensor, height: int, width: int, interpolation: str = "bicubic") -> Tensor:
+    """uint8 [3, H, W] -> uint8 [3, height, width], antialiased as Pillow does it (within 0.02 of 255 on average)."""
+    if pixels.shape[1:] == (height, width):
+        return pixels
+    return interpolate(pixels[None], size=(height, width), mode=interpolation, antialias=True)[0]
+
+
+def train_view(data: bytes, shape: Preprocess, scale: tuple[float, float], dice: random.Random) -> Tensor:
+    """A random crop of the picture at the model's input size, uint8 [3, S, S].
+
+    Raises: ValueError with a short reason.
+    """
+    width, height = size_of(data)
+    left, top, w, h = crop_box(width, height, scale, dice)
+    least = math.ceil(width * shape.size / w), math.ceil(height * shape.size / h)
+    pixels = decode(data, least if least[0] < width and least[1] < height else None)
+    across, down = pixels.shape[2] / width, pixels.shape[1] / height
+    left, top = int(left * across), int(top * down)
+    w, h = max(1, round(w * across)), max(1, round(h * down))
+    return resize(pixels[:, top : top + h, left : left + w], shape.size, shape.size, shape.interpolation)
+
+
+def eval_view(data: bytes, shape: Preprocess) -> Tensor:
+    """The picture as the model is evaluated on it, uint8 [3, S, S]: decoded whole, resized, and cropped in the middle
+    (`shortest`), squashed to a square (`squash`) or padded to one (`longest`).
+
+    Raises: ValueError with a short reason.
+    """
+    pixels, side = decode(data), shape.size
+    height, width = pixels.shape[1:]
+    if shape.resize_mode == "squash":
+        return resize(pixels, side, side, shape.interpolation)
+    if shape.resize_mode == "longest":
+        factor = side / max(height, width)
+        inside = resize(pixels, max(1, round(height * factor)), max(1, round(width * factor)), shape.interpolation)
+        across, down = side - inside.shape[2], side - inside.shape[1]
+        return pad(inside, (across // 2, across - across // 2, down // 2, down - down // 2), value=shape.fill)
+    if width <= height:
+        height, width = int(side * height / width), side
+    else:
+        height, width = side, int(side * width / height)
+    pixels = resize(pixels, height, width, shape.interpolation)
+    top, left = round((height - side) / 2.0), round((width - side) / 2.0)
+    return pixels[:, top : top + side, left : left + side]
+
+
+def normalize(pixels: Tensor, mean: Tensor, std: Tensor) -> Tensor:
+    """uint8 [B, 3, H, W] -> float32 standardised by the channels' `mean` [3] and `std` [3] of 0..1 values."""
+    return pixels.float().mul_(1 / 255).sub_(mean.view(3, 1, 1)).div_(std.view(3, 1, 1))
+
+
+def thumbnail(data: bytes, side: int) -> Image.Image:
+    """A small RGB picture, at most `side` pixels wide and high, for reports.
+
+    Raises: ValueError when the picture is not allowed or broken.
+    """
+    image = Image.fromarray(decode(data, (side, side)).permute(1, 2, 0).contiguous().numpy())
+    image.thumbnail((side, side))
+    return image

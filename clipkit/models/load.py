@@ -1,0 +1,57 @@
+"""A MODEL argument: a run folder, a checkpoint folder, `NAME/TAG` of open_clip, `hf-hub:...` or `local-dir:...`."""
+
+from pathlib import Path
+
+import torch
+
+from clipkit import checkpoint, config, distributed
+from clipkit.errors import UserError
+from clipkit.log import say
+from clipkit.models.create import LOCATIONS, Settings, create, rebuild
+from clipkit.models.towers import DualEncoder
+
+TEXT_FOLDER = "text_tower"
+
+
+def load(name: str, device: torch.device | str | None = None) -> DualEncoder:
+    """The model that `name` says, in evaluation mode on `device` (null: a GPU if there is one).
+
+    A run with `ema` gives its averaged weights.
+    Raises: UserError naming what was looked for when there is none.
+    """
+    device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    path = Path(name)
+    if name.startswith(LOCATIONS):
+        model = create(Settings(arch=name), 1 / 0.07, None)
+    elif path.is_dir():
+        model = read(_checkpoint(path))
+    else:
+        arch, _, tag = name.partition("/")
+        if not tag:
+            raise UserError(
+                f"{name}: no such run or checkpoint folder; give one, or an open_clip model as NAME/TAG "
+                "(ViT-B-32/laion2b_s34b_b79k), hf-hub:NAME or local-dir:FOLDER"
+            )
+        model = create(Settings(arch=arch, pretrained=tag), 1 / 0.07, None)
+    model.dtype = distributed.best_dtype(device)
+    return model.to(device).eval()
+
+
+def _checkpoint(path: Path) -> Path:
+    if (path / "model.yaml").is_file():
+        checkpoint.verify(path)
+        return path
+    found = checkpoint.newest(path, say)
+    if found is None:
+        raise UserError(f"{path}: holds no checkpoint; a run folder has checkpoints/000001000/model.yaml and the like")
+    return found
+
+
+def read(place: Path) -> DualEncoder:
+    """The model of a checkpoint folder, on the CPU."""
+    text_folder = place / TEXT_FOLDER
+    model = rebuild(config.read_yaml(place / "model.yaml"), text_folder if text_folder.is_dir() else None)
+    averaged = place / "ema.safetensors"
+    weights = checkpoint.tensors(averaged if averaged.is_file() else place / "model.safetensors")
+    model.net.load_state_dict(weights)
+    return model

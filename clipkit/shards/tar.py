@@ -1,0 +1,166 @@
+"""Where the members of a tar lie: a header reader that steps over damage, and the index kept beside each shard."""
+
+import hashlib
+import json
+import os
+import zipfile
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+
+IMAGE_SUFFIXES = ("jpg", "jpeg", "png", "webp", "bmp", "gif")
+MEMBERS = ("image", "txt", "json", "cls")
+BLOCK = 512
+INDEX_SUFFIX = ".index.npz"
+VERSION = 2  # of the index file: raise it when what is kept changes
+
+
+@dataclass
+class Index:
+    """Where the members of a shard's samples lie: offset and size in bytes, [n, 4, 2] in the order of MEMBERS, -1
+    where a sample lacks one; `keys` [n] as UTF-8 bytes; `lost` counts what could not be used, by reason; `suffixes`
+    are all that were seen, for messages."""
+
+    places: np.ndarray
+    keys: np.ndarray
+    lost: dict[str, int] = field(default_factory=dict)
+    suffixes: list[str] = field(default_factory=list)
+
+    def __len__(self) -> int:
+        return len(self.keys)
+
+
+def _headers(handle: int, size: int, lost: dict[str, int]) -> Iterator[tuple[str, int, int]]:
+    """(name, offset, size in bytes) of each regular file of a tar; steps over damage to the next valid header."""
+    at, long_name, damaged = 0, None, False
+    while at + BLOCK <= size:
+        block = os.pread(handle, BLOCK, at)
+        length = _length(block)
+        if length is None:
+            if not damaged and any(block):  # runs of zeros are padding; a stretch of rubble counts once
+                lost["bad header"] = lost.get("bad header", 0) + 1
+                damaged = True
+            at += BLOCK
+            continue
+        damaged, kind, start = False, block[156:157], at + BLOCK
+        if kind == b"L":
+            long_name = os.pread(handle, length, start).split(b"\0")[0].decode("utf-8", "replace")
+        elif kind == b"x":
+            long_name = _pax_path(os.pread(handle, length, start)) or long_name
+        elif kind in (b"0", b"\0", b"7"):
+            yield long_name or _name(block), start, length
+            long_name = None
+        elif kind != b"g":
+            long_name = None
+        at = start + -(-length // BLOCK) * BLOCK
+
+
+def _length(block: bytes) -> int | None:
+    """The size field of a tar header, or None when the block is no valid header."""
+    try:
+        if (
+            len(block) < BLOCK
+            or int(block[148:156].strip(b" \0") or b"-1", 8) != sum(block) - sum(block[148:156]) + 256
+        ):
+            return None
+        if block[124] & 0x80:  # base-256, for files over 8 GB
+            return int.from_bytes(block[125:136], "big")
+        return int(block[124:136].strip(b" \0") or b"0", 8)
+    except ValueError:
+        return None
+
+
+def _name(block: bytes) -> str:
+    name, prefix = block[:100].split(b"\0")[0], block[345:500].split(b"\0")[0]
+    posix = block[257:263] == b"ustar\0"  # GNU's own format keeps other things in the place of the prefix
+    return (prefix + b"/" + name if posix and prefix else name).decode("utf-8", "replace")
+
+
+def _pax_path(data: bytes) -> str | None:
+    """The path that a pax extended header gives to the next file, if any (records of `length key=value`)."""
+    while data:
+        digits, _, _ = data.partition(b" ")
+        if not digits.isdigit() or int(digits) == 0:
+            return None
+        key, _, value = data[len(digits) + 1 : int(digits) - 1].partition(b"=")
+        if key == b"path":
+            return value.decode("utf-8", "replace")
+        data = data[int(digits) :]
+    return None
+
+
+def scan(shard: Path) -> Index:
+    """Read the headers of a shard: neighbouring members with the same key make a sample; one without image is lost."""
+    lost: dict[str, int] = {}
+    suffixes: set[str] = set()
+    keys: list[bytes] = []
+    rows: list[np.ndarray] = []
+    key, row = "", np.full((len(MEMBERS), 2), -1, np.int64)
+
+    def close() -> None:
+        if key and row[0, 0] >= 0:
+            keys.append(key.encode())
+            rows.append(row)
+        elif key:
+            lost["no image"] = lost.get("no image", 0) + 1
+
+    size = shard.stat().st_size
+    handle = os.open(shard, os.O_RDONLY)
+    try:
+        for name, offset, length in _headers(handle, size, lost):
+            folder, _, base = name.removeprefix("./").rpartition("/")
+            stem, _, suffix = base.partition(".")
+            suffix = suffix.lower()
+            if offset + length > size:
+                lost["truncated"] = lost.get("truncated", 0) + 1
+                continue
+            this = f"{folder}/{stem}" if folder else stem
+            member = "image" if suffix in IMAGE_SUFFIXES else suffix
+            repeated = member in MEMBERS and row[MEMBERS.index(member), 0] >= 0
+            if this != key or repeated:
+                close()
+                key, row = this, np.full((len(MEMBERS), 2), -1, np.int64)
+            suffixes.add(suffix)
+            if member in MEMBERS:
+                row[MEMBERS.index(member)] = offset, length
+        close()
+    finally:
+        os.close(handle)
+    places = np.stack(rows) if rows else np.empty((0, len(MEMBERS), 2), np.int64)
+    return Index(places, np.array(keys, dtype=np.bytes_), lost, sorted(suffixes))
+
+
+def index(shard: Path) -> Index:
+    """The index of a shard: the one kept from an earlier call if the shard is unchanged, else scanned and kept."""
+    facts = shard.stat()
+    stamp = f"{VERSION} {facts.st_size} {facts.st_mtime_ns}"
+    places = _index_places(shard)
+    for place in places:
+        try:
+            with np.load(place, allow_pickle=False) as stored:
+                if str(stored["stamp"]) == stamp:
+                    about = json.loads(str(stored["about"]))
+                    return Index(stored["places"], stored["keys"], about["lost"], about["suffixes"])
+        except (OSError, ValueError, KeyError, zipfile.BadZipFile):
+            continue
+    made = scan(shard)
+    about = json.dumps({"lost": made.lost, "suffixes": made.suffixes})
+    for place in places:
+        temporary = place.with_name(f".{place.name}.{os.getpid()}.npz")
+        try:
+            place.parent.mkdir(parents=True, exist_ok=True)
+            np.savez(temporary, stamp=stamp, places=made.places, keys=made.keys, about=about)
+            temporary.replace(place)
+        except OSError:  # a read-only folder: the next place, or do without
+            continue
+        break
+    return made
+
+
+def _index_places(shard: Path) -> list[Path]:
+    """Beside the shard, or in the user's cache where that folder cannot be written."""
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "clipkit" / "index"
+    unique = hashlib.sha1(str(shard.resolve()).encode()).hexdigest()[:16]
+    return [shard.with_name(shard.name + INDEX_SUFFIX), cache / f"{unique}-{shard.name}{INDEX_SUFFIX}"]

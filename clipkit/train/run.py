@@ -1,0 +1,73 @@
+"""Everything a training step touches, put together from settings and the newest checkpoint."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from clipkit import checkpoint, data, distributed, evals, models, objectives, optim
+from clipkit.errors import UserError
+from clipkit.log import say
+from clipkit.train.settings import Settings, refuse_other, total_steps
+
+
+@dataclass
+class Run:
+    """The state of a training run; `step` steps are done, and `stop` names the signal that asks it to end."""
+
+    cfg: Settings
+    accelerator: Any
+    net: models.DualEncoder
+    model: torch.nn.Module
+    objective: objectives.Objective
+    optimizer: torch.optim.AdamW
+    stream: data.Stream
+    steps: int
+    tasks: list[evals.Task]
+    ema: models.Ema | None = None
+    step: int = 0
+    stop: str = ""
+
+    @property
+    def folder(self) -> Path:
+        """Where the run writes."""
+        return Path(self.cfg.run)
+
+    @property
+    def main(self) -> bool:
+        """Is this the process that writes?"""
+        return self.accelerator.is_main_process
+
+
+def prepare(cfg: Settings, accelerator: Any) -> Run:
+    """All parts of the run, from its newest checkpoint if it has one; the cheap checks come first."""
+    folder = Path(cfg.run)
+    if len(getattr(accelerator, "log_with", [])) < len(cfg.log_with):
+        raise UserError(f"log_with: a tracker of {cfg.log_with} is not installed, or not known to Accelerate")
+    place = checkpoint.newest(folder, say)
+    refuse_other(cfg, place / "train.yaml" if place else folder / "train.yaml")
+    tasks = evals.suite(cfg.eval.suite, Path(cfg.eval.root)) if cfg.eval.suite else []
+    torch.manual_seed(cfg.seed)
+    objective = objectives.build(cfg.objective)  # type: ignore[arg-type]
+    net = models.create(cfg.model, objective.scale_init, objective.bias_init)
+    stream = data.open_stream(
+        cfg.data, net.tokenizer, net.shape, cfg.seed, accelerator.process_index, accelerator.num_processes
+    )
+    steps = total_steps(cfg, len(stream))
+    if place:
+        net.net.load_state_dict(checkpoint.tensors(place / "model.safetensors"))
+    net.to(accelerator.device)
+    wanted = {"bf16": torch.bfloat16, "fp32": torch.float32}
+    net.dtype = wanted.get(cfg.precision) or distributed.best_dtype(accelerator.device)
+    optimizer = optim.build(cfg.optim, net.net)
+    ema = models.Ema(net.net, cfg.ema) if cfg.ema else None
+    model = accelerator.prepare_model(net)
+    run = Run(cfg, accelerator, net, model, objective, optimizer, stream, steps, tasks, ema)
+    if place:
+        run.step = stream.check(checkpoint.facts(place / "data.json"))
+        optim.load_state(optimizer, net.net, checkpoint.tensors(place / "optim.safetensors"))
+        if ema:
+            ema.load(checkpoint.tensors(place / "ema.safetensors"))
+        say(f"{folder}: resumed at step {run.step}")
+    return run

@@ -1,0 +1,116 @@
+"""The settings of a training run, and which of them a resumed run may change."""
+
+import math
+from collections.abc import Iterator
+from dataclasses import field
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BeforeValidator, Field
+
+from clipkit import config, objectives
+from clipkit.config import settings
+from clipkit.data import Settings as Data
+from clipkit.errors import UserError
+from clipkit.models import Settings as Model
+from clipkit.optim import Settings as Optim
+
+Count = Annotated[int, Field(gt=0)]
+FREE = (
+    "run",
+    "steps",
+    "epochs",
+    "log_every",
+    "save_every",
+    "keep",
+    "log_with",
+    "log_samples",
+    "eval",
+    "data.workers",
+    "data.max_bad",
+)
+"""Settings that a resumed run may change: none of them alters what a step sees or does (`steps` stretches the rate)."""
+
+
+@settings
+class Evaluation:
+    suite: str | None = None
+    """Suite or data set to evaluate on: a file, or a name in eval/suites or eval/datasets; null evaluates nothing."""
+    every: Count | None = None
+    """Steps between evaluations; null evaluates at the end alone."""
+    root: str = "."
+    """Folder that relative data paths of the suite start from."""
+
+
+@settings
+class Settings:
+    run: str
+    """Folder of the run: checkpoints, metrics.jsonl, scores.jsonl, train.yaml. An existing run is resumed."""
+    model: Model
+    data: Data
+    objective: Annotated[dict[str, Any] | str, BeforeValidator(objectives.parse)] = Field(
+        default="softmax", validate_default=True
+    )
+    """The loss: a name in clipkit/objectives, a dotted path, or {name: ..., and its settings}."""
+    optim: Optim = field(default_factory=Optim)
+    steps: Count | None = None
+    """Steps of the whole run; give this or epochs."""
+    epochs: Annotated[float, Field(gt=0)] | None = None
+    """Passes over the data of the whole run."""
+    chunk: Count | None = None
+    """Pairs per rank inside the model at once (gradient cache, exact); null takes the whole batch."""
+    precision: Literal["auto", "bf16", "fp32"] = "auto"
+    """Of the towers; auto is bf16 where the device is faster in it, else fp32."""
+    ema: Annotated[float, Field(gt=0, lt=1)] | None = None
+    """Decay of an average of the weights, which is then what is evaluated and loaded; null keeps none."""
+    seed: int = 0
+    """Of the first weights, the order of the data, the crops and dropout."""
+    eval: Evaluation = field(default_factory=Evaluation)
+    log_every: Count = 10
+    """Steps between rows of metrics.jsonl."""
+    save_every: Count = 500
+    """Steps between checkpoints; the last step is always saved."""
+    keep: Count = 2
+    """Checkpoints to keep."""
+    log_with: list[str] = field(default_factory=list)
+    """Trackers of Accelerate beside metrics.jsonl: tensorboard, wandb, trackio, mlflow, ..."""
+    log_samples: bool = False
+    """Write the keys of every step's samples to samples-rank*.jsonl."""
+
+
+def refuse_other(cfg: Settings, kept: Path) -> None:
+    """Refuse to go on with a run under other settings.
+
+    Raises: UserError with each difference.
+    """
+    if not kept.is_file():
+        return
+    before, now = (dict(flat(tree)) for tree in (config.read_yaml(kept), config.to_tree(cfg)))
+    free = tuple(f"{name}." for name in FREE)
+    changed = [
+        f"  {key}: {before.get(key)} there, {now.get(key)} now"
+        for key in sorted(before.keys() | now.keys())
+        if before.get(key) != now.get(key) and not f"{key}.".startswith(free)
+    ]
+    if changed:
+        lines = "\n".join(changed)
+        raise UserError(f"{cfg.run}: exists with other settings; give the same, or another run=...\n{lines}")
+
+
+def flat(tree: dict[str, Any], above: str = "") -> Iterator[tuple[str, Any]]:
+    """(dotted key, value) of every leaf of nested dicts."""
+    for key, value in tree.items():
+        if isinstance(value, dict):
+            yield from flat(value, f"{above}{key}.")
+        else:
+            yield f"{above}{key}", value
+
+
+def total_steps(cfg: Settings, samples: int) -> int:
+    """Steps of the whole run over `samples` an epoch.
+
+    Raises: UserError unless exactly one of steps and epochs is set.
+    """
+    if (cfg.steps is None) == (cfg.epochs is None):
+        raise UserError("steps, epochs: exactly one is needed; for example epochs=10")
+    return cfg.steps or max(1, math.ceil(cfg.epochs * samples / cfg.data.batch))  # type: ignore[operator]
