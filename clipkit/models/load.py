@@ -26,8 +26,10 @@ def load(name: str, device: torch.device | str | None = None) -> DualEncoder:
     elif path.is_dir():
         model = read(_checkpoint(path))
     else:
+        import open_clip
+
         arch, _, tag = name.partition("/")
-        if not tag:
+        if not tag or arch not in open_clip.list_models():
             raise UserError(
                 f"{name}: no such run or checkpoint folder; give one, or an open_clip model as NAME/TAG "
                 "(ViT-B-32/laion2b_s34b_b79k), hf-hub:NAME or local-dir:FOLDER"

@@ -28,7 +28,11 @@ def resolve(pattern: str) -> list[Path]:
             raise UserError(f"{pattern}: no .tar shards in this folder; give a folder, a glob or {{000..012}} pattern")
         return found
     found = []
-    for name in braceexpand.braceexpand(pattern):
+    try:
+        names = list(braceexpand.braceexpand(pattern))
+    except ValueError as error:
+        raise UserError(f"{pattern}: {error}; write a brace pattern as {{000..012}}") from None
+    for name in names:
         matches = sorted(glob.glob(name)) if glob.has_magic(name) else [name]
         found += [Path(match) for match in matches]
     missing = [path for path in found if not path.is_file()]
@@ -119,9 +123,16 @@ class Shards:
         """What is known of a sample without its picture: key, caption, and where the picture's bytes lie."""
         shard, row = self.place(number)
         offset, size = self.span(shard, row, "image")
-        found = caption_of(self, shard, row, caption) if self.span(shard, row, _member(caption))[0] >= 0 else [""]
+        try:
+            text = caption_of(self, shard, row, caption)[0]
+        except ValueError:
+            text = ""
         where = {"shard": str(self.paths[shard].resolve()), "offset": offset, "size": size}
-        return {"key": self.key(shard, row), "caption": found[0], **where}
+        return {"key": self.key(shard, row), "caption": text, **where}
+
+    def __del__(self) -> None:
+        for handle in self.__dict__.get("_handles", {}).values():
+            os.close(handle)
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_handles": OrderedDict()}  # descriptors do not travel to other processes
@@ -146,12 +157,26 @@ def caption_of(source: Shards, shard: int, row: int, caption: str) -> list[str]:
 
     Raises: ValueError when there is none, or it is empty or not UTF-8.
     """
+    texts: list[Any]
     if caption == "txt":
         texts = [source.read(shard, row, "txt").decode("utf-8")]
     else:
-        value = json.loads(source.read(shard, row, "json")).get(caption[5:])
+        value = _json_object(source.read(shard, row, "json")).get(caption[5:])
         texts = value if isinstance(value, list) else [value]
-    good = [text.strip() for text in texts if isinstance(text, str) and text.strip()]
+    good = [text.strip() for text in texts if isinstance(text, str) and text.strip() and _is_unicode(text)]
     if not good:
         raise ValueError("empty caption")
     return good
+
+
+def _json_object(data: bytes) -> dict[str, Any]:
+    try:
+        value = json.loads(data)
+    except (ValueError, RecursionError) as error:
+        raise ValueError("broken json") from error
+    return value if isinstance(value, dict) else {}
+
+
+def _is_unicode(text: str) -> bool:
+    """JSON can spell half of a surrogate pair, which no tokenizer can encode."""
+    return not any("\ud800" <= letter <= "\udfff" for letter in text)

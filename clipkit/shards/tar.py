@@ -1,5 +1,6 @@
 """Where the members of a tar lie: a header reader that steps over damage, and the index kept beside each shard."""
 
+import contextlib
 import hashlib
 import json
 import os
@@ -14,7 +15,8 @@ IMAGE_SUFFIXES = ("jpg", "jpeg", "png", "webp", "bmp", "gif")
 MEMBERS = ("image", "txt", "json", "cls")
 BLOCK = 512
 INDEX_SUFFIX = ".index.npz"
-VERSION = 2  # of the index file: raise it when what is kept changes
+LONGEST_EXTRA = 1 << 20  # bytes read of a long name or a pax header, whatever size the shard claims
+VERSION = 3  # of the index file: raise it when what is kept changes
 
 
 @dataclass
@@ -34,27 +36,30 @@ class Index:
 
 def _headers(handle: int, size: int, lost: dict[str, int]) -> Iterator[tuple[str, int, int]]:
     """(name, offset, size in bytes) of each regular file of a tar; steps over damage to the next valid header."""
-    at, long_name, damaged = 0, None, False
+    at, long_name, damaged, ended = 0, None, False, False
     while at + BLOCK <= size:
         block = os.pread(handle, BLOCK, at)
         length = _length(block)
+        ended = not any(block)
         if length is None:
-            if not damaged and any(block):  # runs of zeros are padding; a stretch of rubble counts once
+            if not damaged and not ended:  # runs of zeros are padding; a stretch of rubble counts once
                 lost["bad header"] = lost.get("bad header", 0) + 1
                 damaged = True
             at += BLOCK
             continue
         damaged, kind, start = False, block[156:157], at + BLOCK
         if kind == b"L":
-            long_name = os.pread(handle, length, start).split(b"\0")[0].decode("utf-8", "replace")
+            long_name = os.pread(handle, min(length, LONGEST_EXTRA), start).split(b"\0")[0].decode("utf-8", "replace")
         elif kind == b"x":
-            long_name = _pax_path(os.pread(handle, length, start)) or long_name
+            long_name = _pax_path(os.pread(handle, min(length, LONGEST_EXTRA), start)) or long_name
         elif kind in (b"0", b"\0", b"7"):
             yield long_name or _name(block), start, length
             long_name = None
         elif kind != b"g":
             long_name = None
         at = start + -(-length // BLOCK) * BLOCK
+    if not ended and not damaged:  # the zeros that end a tar are not there: it may have held more
+        lost.setdefault("truncated", 1)
 
 
 def _length(block: bytes) -> int | None:
@@ -67,9 +72,10 @@ def _length(block: bytes) -> int | None:
             return None
         if block[124] & 0x80:  # base-256, for files over 8 GB
             return int.from_bytes(block[125:136], "big")
-        return int(block[124:136].strip(b" \0") or b"0", 8)
+        length = int(block[124:136].strip(b" \0") or b"0", 8)
     except ValueError:
         return None
+    return length if length >= 0 else None  # a negative size would lead back to this very header
 
 
 def _name(block: bytes) -> str:
@@ -82,7 +88,7 @@ def _pax_path(data: bytes) -> str | None:
     """The path that a pax extended header gives to the next file, if any (records of `length key=value`)."""
     while data:
         digits, _, _ = data.partition(b" ")
-        if not digits.isdigit() or int(digits) == 0:
+        if not digits.isdigit() or len(digits) > 12 or int(digits) == 0:
             return None
         key, _, value = data[len(digits) + 1 : int(digits) - 1].partition(b"=")
         if key == b"path":
@@ -113,6 +119,8 @@ def scan(shard: Path) -> Index:
             folder, _, base = name.removeprefix("./").rpartition("/")
             stem, _, suffix = base.partition(".")
             suffix = suffix.lower()
+            if not stem or not suffix:  # such as macOS's ._a.jpg between a.jpg and a.txt
+                continue
             if offset + length > size:
                 lost["truncated"] = lost.get("truncated", 0) + 1
                 continue
@@ -139,11 +147,11 @@ def index(shard: Path) -> Index:
     places = _index_places(shard)
     for place in places:
         try:
-            with np.load(place, allow_pickle=False) as stored:
+            with place.open("rb") as file, np.load(file, allow_pickle=False) as stored:
                 if str(stored["stamp"]) == stamp:
                     about = json.loads(str(stored["about"]))
                     return Index(stored["places"], stored["keys"], about["lost"], about["suffixes"])
-        except (OSError, ValueError, KeyError, zipfile.BadZipFile):
+        except (OSError, EOFError, ValueError, TypeError, KeyError, zipfile.BadZipFile):
             continue
     made = scan(shard)
     about = json.dumps({"lost": made.lost, "suffixes": made.suffixes})
@@ -153,7 +161,9 @@ def index(shard: Path) -> Index:
             place.parent.mkdir(parents=True, exist_ok=True)
             np.savez(temporary, stamp=stamp, places=made.places, keys=made.keys, about=about)
             temporary.replace(place)
-        except OSError:  # a read-only folder: the next place, or do without
+        except OSError:  # a read-only folder or a full disk: the next place, or do without
+            with contextlib.suppress(OSError):
+                temporary.unlink(missing_ok=True)
             continue
         break
     return made

@@ -1,0 +1,358 @@
+"""Held-out retrieval after the same seconds of training: clipkit beside open_clip_train, in one run on one machine.
+
+    python eval/bench/quality.py --data data/openmoji --peer-python /tmp/peer/bin/python --check
+
+Both trainers get the same architecture file, OpenMoji shards, batch, crop (0.9 to 1 of the area), float32, AdamW with
+rate 1e-3, 50 steps of warmup, a cosine to 0 at the last step, decay 0.1, betas 0.9 and 0.98, eps 1e-6, and no
+validation. The budget is the wall clock of the whole process, from its start to its end with the checkpoint written.
+
+1. Each trainer is timed over two short runs, which gives the seconds of its start and of a step; the number of workers
+   (1 or 2) that made it faster is kept.
+2. For each seed open_clip trains first, for as many steps as fit into the budget. clipkit is then planned into the
+   seconds that open_clip *took* or into the budget, whichever is less. A run that goes over is made again with fewer
+   steps; every run corrects the estimate for the next.
+3. One scorer, clipkit's retrieval evaluation, reads both trainers' weights. A plain twin (open_clip's own transform and
+   full-length texts, recall in numpy) must agree with it within 0.01.
+
+What is done for the peer: `python -m open_clip_train.main` only trains architectures it knows by name, so a wrapper of
+two lines registers ours first. One long epoch of steps x batch samples replaces many short ones: webdataset goes round
+the shards, shuffled anew and no sample twice a round, without an epoch's stop and checkpoint in between. open_clip's
+default precision, fp16 autocast, is some 20 times slower on a CPU: it gets fp32. It cannot read shards with webdataset
+1.x (KeyError 'fname'), nor start without pandas, so it may have a Python of its own. What stays different is what is
+compared: clipkit's loader, trimmed texts, fused AdamW, one matrix of similarities, denormals flushed to zero.
+"""
+
+import json
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Annotated, Any
+
+import numpy as np
+import typer
+
+REPO = Path(__file__).resolve().parents[2]
+NAMES = ("open_clip", "clipkit")
+RECIPE = {"lr": 1e-3, "warmup": 50, "weight_decay": 0.1, "betas": (0.9, 0.98), "eps": 1e-6, "crop": (0.9, 1.0)}
+SHORT, LONG = 4, 24  # steps of the two timed runs
+AIM, BOUND, TRIES = 0.97, 1.03, 3  # share of the budget that is planned, and that is accepted; runs until it is met
+WRAPPER = """
+import sys, open_clip, open_clip_train.main as peer
+open_clip.add_model_config(sys.argv[1]); peer.main(sys.argv[2:])"""
+PEER_HELP = """if it is webdataset or pandas, give open_clip_train a Python of its own:
+  uv venv /tmp/peer && uv pip install -p /tmp/peer/bin/python open_clip_torch=={open_clip} torch=={torch} \\
+      torchvision=={torchvision} 'webdataset<=0.2.86' pandas
+  and give --peer-python /tmp/peer/bin/python"""
+
+
+@dataclass(frozen=True)
+class Pace:
+    """Seconds of a trainer's process: its start (and end), and each step."""
+
+    start_s: float
+    step_s: float
+    workers: int = 1
+
+    @classmethod
+    def of(cls, short: tuple[int, float], long: tuple[int, float], workers: int = 1) -> "Pace":
+        """From two runs' (steps, seconds); noise may not make a start or a step free."""
+        step_s = max((long[1] - short[1]) / (long[0] - short[0]), 0.2 * long[1] / long[0])
+        return cls(max(0.0, short[1] - short[0] * step_s), step_s, workers)
+
+    def after(self, steps: int, seconds: float) -> "Pace":
+        """The pace corrected by a whole run."""
+        return replace(self, step_s=max(seconds - self.start_s, 0.2 * seconds) / steps)
+
+    def steps_in(self, seconds: float) -> int:
+        """Steps that `seconds` have room for, at least one; a multiple of the workers, as open_clip rounds up to it."""
+        steps = int((AIM * seconds - self.start_s) / self.step_s + 1e-9)
+        return max(self.workers, steps // self.workers * self.workers)
+
+
+@dataclass(frozen=True)
+class Row:
+    """One trained model: what it cost and how well it finds the held-out pairs."""
+
+    trainer: str
+    seed: int
+    steps: int
+    pairs: int
+    seconds: float
+    recall1: float
+    recall5: float
+    plain_recall5: float
+
+
+@dataclass(frozen=True)
+class Case:
+    """What both trainers are given."""
+
+    arch: Path
+    data: Path
+    batch: int
+    peer_python: str
+
+    def command(self, trainer: str, steps: int, seed: int, workers: int, out: Path) -> tuple[list[str], Path]:
+        """(what to run, the weights that it leaves)."""
+        return (self.clipkit if trainer == "clipkit" else self.open_clip)(steps, seed, workers, out)
+
+    def clipkit(self, steps: int, seed: int, workers: int, out: Path) -> tuple[list[str], Path]:
+        optim = {"lr": "lr", "weight_decay": "weight_decay", "betas": "betas", "eps": "eps"}
+        settings = {
+            "run": out,
+            "model.arch": self.arch,
+            "data.train": self.data / "train",
+            "data.batch": self.batch,
+            "data.crop": list(RECIPE["crop"]),
+            "data.workers": workers,
+            "optim.warmup": warmup(steps),
+            "steps": steps,
+            "save_every": steps,
+            "seed": seed,
+            "precision": "fp32",
+            "eval.suite": "null",
+            **{f"optim.{key}": list(v) if isinstance(v := RECIPE[name], tuple) else v for key, name in optim.items()},
+        }
+        recipe = str(REPO / "configs" / "openmoji.yaml")
+        given = [f"{key}={value}" for key, value in settings.items()]
+        return [
+            sys.executable,
+            "-m",
+            "clipkit.train",
+            recipe,
+            *given,
+        ], out / f"checkpoints/{steps:09d}/model.safetensors"
+
+    def open_clip(self, steps: int, seed: int, workers: int, out: Path) -> tuple[list[str], Path]:
+        beta1, beta2 = RECIPE["betas"]
+        options = {
+            "model": self.arch.stem,
+            "train-data": "::".join(map(str, sorted((self.data / "train").glob("*.tar")))),
+            "dataset-type": "webdataset",
+            "train-num-samples": steps * self.batch,
+            "epochs": 1,
+            "batch-size": self.batch,
+            "workers": workers,
+            "lr": RECIPE["lr"],
+            "warmup": warmup(steps),
+            "wd": RECIPE["weight_decay"],
+            "beta1": beta1,
+            "beta2": beta2,
+            "eps": RECIPE["eps"],
+            "seed": seed,
+            "precision": "fp32",
+            "device": "cpu",
+            "logs": out.parent,
+            "name": out.name,
+        }
+        given = [word for key, value in options.items() for word in (f"--{key}", str(value))]
+        crop = f"scale=({RECIPE['crop'][0]},{RECIPE['crop'][1]})"
+        command = [self.peer_python, "-c", WRAPPER, str(self.arch), *given, "--aug-cfg", crop]
+        return command, out / "checkpoints/epoch_1.pt"
+
+
+def warmup(steps: int) -> int:
+    """Steps of warmup; a debugging run of few steps warms up over a quarter of them."""
+    return min(RECIPE["warmup"], max(1, steps // 4))
+
+
+def timed(command: list[str], weights: Path) -> float:
+    """Run to the end; the seconds it took.
+
+    Raises: SystemExit with the last lines that it said, unless it left its weights.
+    """
+    environment = {**os.environ, "CUDA_VISIBLE_DEVICES": "", "TOKENIZERS_PARALLELISM": "false"}
+    began = time.monotonic()
+    done = subprocess.run(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    seconds = time.monotonic() - began
+    if done.returncode or not weights.is_file():
+        peer = "-c" in command
+        why = f"\n{PEER_HELP.format(**versions())}" if peer else ""
+        tail = "\n".join(done.stdout.splitlines()[-25:])
+        raise SystemExit(f"{tail}\n{'open_clip_train' if peer else 'clipkit'} failed (exit {done.returncode}){why}")
+    return seconds
+
+
+def versions() -> dict[str, str]:
+    """Of the packages whose versions the two trainers share."""
+    from importlib.metadata import version
+
+    return {"open_clip": version("open_clip_torch"), "torch": version("torch").split("+")[0]} | {
+        "torchvision": version("torchvision").split("+")[0]
+    }
+
+
+def pace(case: Case, trainer: str, folder: Path) -> Pace:
+    """How fast a trainer starts and steps, with the number of workers that serves it best."""
+
+    def run(steps: int, workers: int) -> tuple[int, float]:
+        command, weights = case.command(trainer, steps, 0, workers, folder / f"{trainer}-pace-{steps}-{workers}")
+        return steps, timed(command, weights)
+
+    short = run(SHORT, 1)
+    return min((Pace.of(short, run(LONG, n), n) for n in (1, 2)), key=lambda p: p.start_s + 100 * p.step_s)
+
+
+def train_within(
+    run: Callable[[int], float], pace: Pace, seconds: float, bound: float, say: Callable[[str], None]
+) -> tuple[int, float, Pace]:
+    """`run(steps)` with the steps that fit into `seconds`, again with fewer while it takes more than `bound` seconds.
+
+    Gives (steps, seconds, corrected pace) of the last of at most TRIES runs.
+    """
+    steps, took = 0, 0.0
+    for attempt in range(TRIES):
+        room = pace.steps_in(seconds)
+        steps = room if not attempt else max(1, min(room, steps - 1))
+        took = run(steps)
+        pace = pace.after(steps, took)
+        if took <= bound:
+            break
+        say(f"{steps} steps took {took:.1f} s, more than {bound:.1f} s: again with fewer")
+    return steps, took, pace
+
+
+def clipkit_scores(arch: Path, weights: Path, test: Path) -> dict[str, float]:
+    """clipkit's retrieval evaluation of a file of weights, whoever trained it."""
+    from clipkit import models
+    from clipkit.evals import retrieval
+
+    model = models.create(models.Settings(arch=str(arch), pretrained=str(weights)), 1.0, None)
+    return retrieval.Setting(data=str(test))(model.eval())
+
+
+def plain_scores(arch: Path, weights: Path, test: Path) -> dict[str, float]:
+    """The twin: open_clip's model, transform and full-length texts, tar entries one by one, recall in numpy."""
+    import io
+    import tarfile
+
+    import open_clip
+    import torch
+    from PIL import Image
+
+    open_clip.add_model_config(arch)
+    model, _, transform = open_clip.create_model_and_transforms(arch.stem)
+    open_clip.load_checkpoint(model.eval(), str(weights))
+    tokens, pictures, captions = open_clip.get_tokenizer(arch.stem), [], []
+    for shard in sorted(test.glob("*.tar")):
+        with tarfile.open(shard) as tar:
+            read = {m.name: tar.extractfile(m).read() for m in tar if m.name.endswith((".jpg", ".txt"))}  # type: ignore
+        for name in sorted(name for name in read if name.endswith(".jpg")):
+            pictures.append(transform(Image.open(io.BytesIO(read[name]))))
+            captions.append(read[name[:-3] + "txt"].decode())
+    with torch.inference_mode():
+        image = model.encode_image(torch.stack(pictures), normalize=True)
+        text = model.encode_text(tokens(captions), normalize=True)
+    return recalls(image.numpy(), text.numpy())
+
+
+def recalls(image: np.ndarray, text: np.ndarray, depths: tuple[int, ...] = (1, 5)) -> dict[str, float]:
+    """Share of the rows of `text` [N, D] whose own row of `image` [N, D] is among the k most similar, the other way
+    round, and the mean of both; of equal similarities the own row comes last."""
+    scores = text @ image.T
+    found = {}
+    for name, table in (("image", scores), ("text", scores.T)):
+        rank = (table >= np.diag(scores)[:, None]).sum(1)  # 1 is the best
+        found |= {f"{name}_retrieval_recall@{k}": float((rank <= k).mean()) for k in depths}
+    means = {k: (found[f"image_retrieval_recall@{k}"] + found[f"text_retrieval_recall@{k}"]) / 2 for k in depths}
+    return found | {f"mean_recall@{k}": value for k, value in means.items()}
+
+
+def table(rows: list[Row]) -> str:
+    """The runs as text, in the order of their training."""
+    lines = ["trainer     seed   steps     pairs   seconds     R@1     R@5   R@5, plain twin"]
+    for r in rows:
+        line = f"{r.trainer:<10}{r.seed:>6}{r.steps:>8}{r.pairs:>10}{r.seconds:>10.1f}"
+        lines.append(f"{line}{r.recall1:>8.4f}{r.recall5:>8.4f}{r.plain_recall5:>18.4f}")
+    return "\n".join(lines)
+
+
+def verdict(rows: list[Row], seconds: float) -> dict[str, Any]:
+    """What the last line of output says; `ok`: fair, the scorers agree, and clipkit's mean R@5 is the higher one."""
+    by = {name: [row for row in rows if row.trainer == name] for name in NAMES}
+    pairs = list(zip(by["clipkit"], by["open_clip"], strict=True))
+    mean = {name: statistics.mean(row.recall5 for row in mine) for name, mine in by.items()}
+    fair = all(a.seconds <= b.seconds <= BOUND * seconds and a.seed == b.seed for a, b in pairs)
+    agree = all(abs(row.recall5 - row.plain_recall5) <= 0.01 for row in rows)
+    result: dict[str, Any] = {"bench": "quality", "seconds": seconds, "seeds": len(pairs)}
+    for name, mine in by.items():
+        numbers = ("steps", "pairs", "seconds", "recall1", "recall5")
+        medians = {n: statistics.median(getattr(row, n) for row in mine) for n in numbers}
+        result[name] = {"mean_recall5": mean[name], "median": medians, "runs": [asdict(row) for row in mine]}
+    steps = statistics.median(a.steps / b.steps for a, b in pairs)
+    wins = sum(a.recall5 > b.recall5 for a, b in pairs)
+    result |= {"steps_ratio": steps, "wins": wins, "fair": fair, "scorers_agree": agree}
+    return result | {"ok": fair and agree and mean["clipkit"] > mean["open_clip"]}
+
+
+def compare(case: Case, seconds: float, seeds: int, only: str | None, folder: Path) -> list[Row]:
+    """All runs, seed by seed and open_clip first; `only` one trainer, for debugging."""
+    names = [name for name in NAMES if only in (None, name)]
+    paces = {}
+    for name in names:
+        paces[name] = p = pace(case, name, folder)
+        _say(f"{name}: {p.start_s:.1f} s to start, {p.step_s:.3f} s a step with workers={p.workers}")
+    rows: list[Row] = []
+    for seed in range(seeds):
+        room = seconds
+        for name in names:
+            tries = iter(range(TRIES))
+            weights = Path()
+
+            def run(steps: int, name: str = name, seed: int = seed, tries: Any = tries) -> float:
+                nonlocal weights
+                out = folder / f"{name}-{seed}-{next(tries)}"
+                command, weights = case.command(name, steps, seed, paces[name].workers, out)
+                return timed(command, weights)
+
+            bound = BOUND * seconds if name == names[0] else room  # clipkit never gets more than open_clip took
+            steps, took, paces[name] = train_within(run, paces[name], min(seconds, room), bound, _say)
+            room = took
+            ours = clipkit_scores(case.arch, weights, case.data / "test")
+            plain = plain_scores(case.arch, weights, case.data / "test")["mean_recall@5"]
+            recall1, recall5 = ours["mean_recall@1"], ours["mean_recall@5"]
+            rows.append(Row(name, seed, steps, steps * case.batch, took, recall1, recall5, plain))
+            _say(table(rows).splitlines()[-1])
+    return rows
+
+
+def _say(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)
+
+
+def main(
+    data: Annotated[Path, typer.Option(help="OpenMoji set; made when absent.")] = Path("data/openmoji"),
+    seconds: Annotated[float, typer.Option(help="Wall clock of each training.", min=1)] = 180,
+    seeds: Annotated[int, typer.Option(help="Trainings of each.", min=1)] = 3,
+    arch: Annotated[Path, typer.Option(help="open_clip architecture JSON.")] = REPO / "configs/archs/tiny.json",
+    batch: Annotated[int, typer.Option(help="Pairs of a step.", min=1)] = 256,
+    peer_python: Annotated[str, typer.Option(help="Python that has open_clip_train working.")] = sys.executable,
+    only: Annotated[str | None, typer.Option(help="clipkit or open_clip alone, for debugging.")] = None,
+    check: Annotated[bool, typer.Option("--check", help="Exit with 1 unless clipkit scores higher.")] = False,
+) -> None:
+    """Held-out retrieval after the same seconds of training, clipkit beside open_clip_train."""
+    if only not in (None, *NAMES):
+        raise typer.BadParameter(f"--only: one of {', '.join(NAMES)} is needed, got {only}")
+    if not data.exists():
+        subprocess.run([sys.executable, "-m", "clipkit", "data", "openmoji", str(data)], check=True, stdout=2)
+    with tempfile.TemporaryDirectory() as folder:
+        rows = compare(Case(arch.resolve(), data.resolve(), batch, peer_python), seconds, seeds, only, Path(folder))
+    print(table(rows))
+    if only:
+        return
+    result = verdict(rows, seconds)
+    mean = {name: result[name]["mean_recall5"] for name in NAMES}
+    print(f"mean R@5: clipkit {mean['clipkit']:.4f}, open_clip {mean['open_clip']:.4f}; ", end="")
+    print(f"clipkit wins {result['wins']} of {seeds} seeds with {result['steps_ratio']:.2f} times the steps")
+    print(json.dumps({**result, "arch": json.loads(arch.read_text()), "batch": batch, "cores": os.cpu_count()}))
+    raise typer.Exit(int(check and not result["ok"]))
+
+
+if __name__ == "__main__":
+    typer.run(main)

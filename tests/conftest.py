@@ -1,0 +1,27 @@
+"""Fixtures for all tests: nothing is written outside pytest's temporary folders, and one small set of shards."""
+
+from pathlib import Path
+
+import pytest
+
+from tests import samples
+
+COUNTS = (7, 12, 1, 5)
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The user's cache, in a temporary folder."""
+    place = tmp_path / "cache"
+    monkeypatch.setenv("XDG_CACHE_HOME", str(place))
+    return place
+
+
+@pytest.fixture(scope="session")
+def shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with four shards of 7, 12, 1 and 5 coloured shapes; a sample's key is its number."""
+    folder, number = tmp_path_factory.mktemp("shards"), 0
+    for i, count in enumerate(COUNTS):
+        samples.write_shard(folder / f"{i:03d}.tar", map(samples.sample, range(number, number + count)))
+        number += count
+    return folder

@@ -1,0 +1,141 @@
+"""Small real things for tests: shards of coloured shapes, an architecture of a few thousand weights, a recipe, runs."""
+
+import io
+import json
+import os
+import socket
+import subprocess
+import sys
+import tarfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from clipkit.log import read_rows
+
+COLOURS = {"red": (220, 30, 30), "green": (30, 160, 60), "blue": (40, 60, 220), "yellow": (230, 210, 40)}
+SHAPES = ("square", "stripe", "dot")
+ROOT = Path(__file__).resolve().parents[1]
+
+
+def picture(number: int, side: int = 40) -> tuple[bytes, str]:
+    """(JPEG, caption) of a shape; the number chooses colour, shape and place."""
+    colour = list(COLOURS)[number % 4]
+    shape = SHAPES[number // 4 % 3]
+    pixels = np.full((side, side, 3), 255, np.uint8)
+    at = 4 + number % 7
+    if shape == "square":
+        pixels[at : at + 20, at : at + 20] = COLOURS[colour]
+    elif shape == "stripe":
+        pixels[at : at + 6] = COLOURS[colour]
+    else:
+        y, x = np.mgrid[:side, :side]
+        pixels[(y - at - 10) ** 2 + (x - at - 10) ** 2 < 60] = COLOURS[colour]
+    buffer = io.BytesIO()
+    Image.fromarray(pixels).save(buffer, "JPEG", quality=92)
+    return buffer.getvalue(), f"a {colour} {shape}, number {number}"
+
+
+def tar(path: Path, members: dict[str, bytes]) -> Path:
+    """A tar of the members, in their order."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tarfile.open(path, "w") as file:
+        for name, content in members.items():
+            info = tarfile.TarInfo(name)
+            info.size = len(content)
+            file.addfile(info, io.BytesIO(content))
+    return path
+
+
+def shards(folder: Path, counts: tuple[int, ...] = (20, 13, 0, 17), first: int = 0) -> Path:
+    """WebDataset shards of `counts` samples: jpg, txt, json (colour, captions) and cls (colour's number)."""
+    number = first
+    for shard, count in enumerate(counts):
+        members: dict[str, bytes] = {}
+        for _ in range(count):
+            jpg, caption = picture(number)
+            facts = {"colour": list(COLOURS)[number % 4], "captions": [caption, f"{caption}, again"], "number": number}
+            key = f"{number:06d}"
+            members |= {f"{key}.jpg": jpg, f"{key}.txt": caption.encode(), f"{key}.json": json.dumps(facts).encode()}
+            members[f"{key}.cls"] = str(number % 4).encode()
+            number += 1
+        tar(folder / f"{shard:05d}.tar", members)
+    return folder
+
+
+def architecture(folder: Path, **text: Any) -> str:
+    """A JSON file with a model of 32 pixels, width 32 and one layer; `text` changes its text tower."""
+    sizes = {"context_length": 24, "vocab_size": 49408, "width": 16, "heads": 2, "layers": 2, **text}
+    vision = {"image_size": 32, "layers": 1, "width": 32, "head_width": 16, "patch_size": 16}
+    cfg = {"embed_dim": 16, "vision_cfg": vision, "text_cfg": sizes, "custom_text": bool(text)}
+    path = folder / "small.json"
+    path.write_text(json.dumps(cfg))
+    return str(path)
+
+
+def recipe(folder: Path, **more: Any) -> Path:
+    """A recipe over shards made beside it, which logs every step and its samples."""
+    data = folder / "data"
+    if not data.exists():
+        shards(data)
+    tree = {
+        "run": str(folder / "run"), "model": {"arch": architecture(folder)},
+        "data": {"train": str(data), "batch": 8, "workers": 0, "window": 16}, "optim": {"lr": 1e-3, "warmup": 5},
+        "steps": 20, "log_every": 1, "save_every": 7, "log_samples": True, **more,
+    }  # fmt: skip
+    path = folder / "recipe.yaml"
+    path.write_text(json.dumps(tree))  # JSON is YAML
+    return path
+
+
+def suite(folder: Path, data: Path) -> str:
+    """A suite file of a retrieval and a zero-shot data set over the shards `data`."""
+    facts = {
+        "pairs": {"kind": "retrieval", "data": str(data), "caption": "json:captions"},
+        "colours": {"kind": "zeroshot", "data": str(data), "label": "json:colour", "templates": ["a {c} square"]},
+    }
+    for name, tree in facts.items():
+        (folder / f"{name}.yaml").write_text(json.dumps(tree))
+    path = folder / "suite.yaml"
+    path.write_text(json.dumps({"tasks": [str(folder / f"{name}.yaml") for name in facts]}))
+    return str(path)
+
+
+def environment(**more: str) -> dict[str, str]:
+    """The environment of a child process, without what a launcher may have left in ours."""
+    left = ("WORLD_SIZE", "RANK", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
+    kept = {k: v for k, v in os.environ.items() if k not in left and not k.startswith("ACCELERATE_")}
+    return {**kept, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": "", **more}
+
+
+def clipkit(*arguments: str, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
+    """Run a command line to its end."""
+    command = [sys.executable, "-m", "clipkit", *arguments]
+    return subprocess.run(command, env=environment(), cwd=cwd, capture_output=True, text=True, timeout=300, check=False)
+
+
+def launch(module: str, *arguments: str, options: tuple[str, ...] = (), **env: str) -> subprocess.CompletedProcess[str]:
+    """Run a module on two ranks of this machine, as README says."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    options = options or ("--multi_gpu", "--num_processes", "2", "--main_process_port", str(port))
+    command = [sys.executable, "-m", "accelerate.commands.launch", *options, "-m", module, *arguments]
+    env = environment(**{"ACCELERATE_USE_CPU": "true", **env})
+    return subprocess.run(command, env=env, capture_output=True, text=True, timeout=300, check=False)
+
+
+def samples(run: Path) -> dict[int, list[tuple[int, str]]]:
+    """{step: sorted (position, key) of all ranks} of a run that logs its samples."""
+    seen: dict[int, list[tuple[int, str]]] = {}
+    for path in run.glob("samples-rank*.jsonl"):
+        for row in read_rows(path):
+            seen.setdefault(row["step"], []).extend(zip(row["position"], row["keys"], strict=True))
+    return {step: sorted(pairs) for step, pairs in seen.items()}
+
+
+def losses(run: Path) -> dict[int, float]:
+    """{step: loss} of a run that logs every step."""
+    return {row["step"]: row["loss"] for row in read_rows(run / "metrics.jsonl")}
