@@ -48,7 +48,8 @@ def save(run: Path, step: int, files: Mapping[str, str | Mapping[str, Tensor] | 
     except OSError as error:
         shutil.rmtree(work, ignore_errors=True)
         raise StorageError(f"{place}: could not be written ({error}); older checkpoints are untouched") from error
-    for old in _steps(run)[: -max(keep, 1)]:
+    kept = [other for other in _steps(run) if other <= step]  # later ones are damaged: the run has passed over them
+    for old in kept[: -max(keep, 1)]:
         shutil.rmtree(folder(run, old), ignore_errors=True)
     return place
 
@@ -100,13 +101,17 @@ def verify(place: Path) -> None:
     """
     try:
         wanted = json.loads((place / MANIFEST).read_text())["files"]
-    except (OSError, ValueError, KeyError) as error:
+    except (OSError, ValueError, KeyError, TypeError) as error:
         raise StorageError(f"{place / MANIFEST}: not readable ({error})") from error
     for name, facts in wanted.items():
         path = place / name
         if not path.is_file():
             raise StorageError(f"{path}: is missing")
-        if _facts(path) != facts:
+        try:
+            same = _facts(path) == facts
+        except OSError as error:
+            raise StorageError(f"{path}: not readable ({error})") from error
+        if not same:
             raise StorageError(f"{path}: its checksum is not the one it was written with")
 
 

@@ -36,7 +36,7 @@ def classify(
     for numbers, rows, bad in models.embed_images(loaded, source, range(len(source))):
         for number, reason in bad.items():
             raise UserError(f"{source.files[number]}: {reason}; JPEG, PNG, WebP, GIF and BMP pictures can be read")
-        scale = float(loaded.net.logit_scale.exp())
+        scale = loaded().scale.item()
         shares = torch.softmax(scale * rows @ words.T, 1)
         for number, share in zip(numbers, shares, strict=True):
             best = share.argsort(descending=True, stable=True)[:top]

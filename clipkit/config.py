@@ -16,7 +16,7 @@ from typing import Any, TypeVar, dataclass_transform, get_args, get_origin
 
 import pydantic
 import yaml
-from omegaconf import OmegaConf
+from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from pydantic.dataclasses import dataclass as pydantic_dataclass
 
@@ -65,14 +65,15 @@ def read_yaml(path: str | Path, overrides: Sequence[str] = ()) -> dict[str, Any]
         if "=" not in override or override.startswith(("-", "=")):
             raise UserError(f"{override}: an override is written key=value, for example optim.lr=1e-3 (no dashes)")
     try:
-        merged = OmegaConf.merge(OmegaConf.load(path), OmegaConf.from_dotlist(list(overrides)))
-        tree = OmegaConf.to_container(merged, resolve=True)
+        loaded = OmegaConf.load(path)
+        if not isinstance(loaded, DictConfig):
+            raise UserError(f"{path}: a mapping of settings is needed, got a list")
+        tree = OmegaConf.to_container(OmegaConf.merge(loaded, OmegaConf.from_dotlist(list(overrides))), resolve=True)
     except FileNotFoundError:
         raise UserError(f"{path}: no such file") from None
     except (OmegaConfBaseException, yaml.YAMLError, UnicodeDecodeError, OSError) as error:
         raise UserError(f"{path}: {' '.join(str(error).split())}") from None
-    if not isinstance(tree, dict):
-        raise UserError(f"{path}: a mapping of settings is needed, got a {type(tree).__name__}")
+    assert isinstance(tree, dict), type(tree)
     return {str(key): value for key, value in tree.items()}
 
 
@@ -99,6 +100,14 @@ def check(cls: type[T], tree: dict[str, Any], where: str, overrides: Sequence[st
     raise UserError("\n".join([f"{where}: {count}", *marked]))
 
 
+class Nested(ValueError):
+    """What a validator raises for settings of another class inside a field, so that their mistakes are unfolded."""
+
+    def __init__(self, cls: Any, error: pydantic.ValidationError) -> None:
+        super().__init__(str(error))
+        self.cls, self.error = cls, error
+
+
 def _mistakes(error: pydantic.ValidationError, cls: Any, above: str = "") -> Iterator[tuple[str, str]]:
     """(dotted key, what is wrong) of every mistake; a nested check's own mistakes are unfolded."""
     seen = set()
@@ -106,8 +115,8 @@ def _mistakes(error: pydantic.ValidationError, cls: Any, above: str = "") -> Ite
         inner = item.get("ctx", {}).get("error")
         parts = [str(part) for part in item["loc"] if not _is_type_tag(part)]
         key = ".".join([*above.split("."), *parts] if above else parts)
-        if isinstance(inner, pydantic.ValidationError):
-            yield from _mistakes(inner, getattr(inner, "settings_class", None), key)
+        if isinstance(inner, Nested):
+            yield from _mistakes(inner.error, inner.cls, key)
             continue
         text = str(inner) if inner is not None else _say(item, _class_at(cls, parts[:-1]))
         if key not in seen:  # a union reports one line for each of its members
@@ -154,8 +163,12 @@ def _class_at(cls: Any, parts: Sequence[str]) -> Any:
         if part not in by_name:
             return None
         kinds = [by_name[part].type, *get_args(by_name[part].type)]
-        cls = next((kind for kind in kinds if dataclasses.is_dataclass(kind)), None)
+        cls = next((kind for kind in kinds if _is_section(kind)), None)
     return cls
+
+
+def _is_section(kind: Any) -> bool:
+    return isinstance(kind, type) and dataclasses.is_dataclass(kind)
 
 
 def to_tree(value: Any) -> dict[str, Any]:
@@ -179,15 +192,21 @@ def describe(cls: Any, above: str = "") -> Iterator[tuple[str, str, str, str]]:
     texts = _schema(cls).get("properties", {})
     for field in dataclasses.fields(cls):
         kinds = [field.type, *get_args(field.type)]
-        section = next((kind for kind in kinds if dataclasses.is_dataclass(kind)), None)
+        section = next((kind for kind in kinds if _is_section(kind)), None)
         help_line = " ".join(texts.get(field.name, {}).get("description", "").split())
         if section is not None:
             yield from describe(section, f"{above}{field.name}.")
             continue
-        default = getattr(field.default, "default", field.default)
-        missing = default is dataclasses.MISSING or repr(default) == "PydanticUndefined"
-        shown = "(needed)" if missing else "null" if default is None else str(default)
-        yield f"{above}{field.name}", _type_name(field.type), shown, help_line
+        yield f"{above}{field.name}", _type_name(field.type), _shown_default(field), help_line
+
+
+def _shown_default(field: Any) -> str:
+    if field.default_factory is not dataclasses.MISSING:
+        return str(field.default_factory())
+    default = getattr(field.default, "default", field.default)  # pydantic's Field(default=...) wraps it
+    if default is dataclasses.MISSING:
+        return "(needed)"
+    return "null" if default is None else str(default)
 
 
 def _type_name(kind: Any) -> str:
@@ -197,15 +216,14 @@ def _type_name(kind: Any) -> str:
     if origin is None:
         return getattr(kind, "__name__", str(kind)).replace("NoneType", "null")
     if hasattr(kind, "__metadata__"):  # Annotated: the range is part of what people need to know
-        bounds = [
-            f"{sign}{getattr(rule, name)}"
-            for rule in kind.__metadata__
-            for name, sign in (("gt", ">"), ("ge", ">="), ("lt", "<"), ("le", "<="))
-            if hasattr(rule, name)
-        ]
+        rules = [rule for field in kind.__metadata__ for rule in getattr(field, "metadata", [])]
+        signs = {"gt": ">", "ge": ">=", "lt": "<", "le": "<="}
+        bounds = [f"{sign} {getattr(r, name):g}" for r in rules for name, sign in signs.items() if hasattr(r, name)]
         return " ".join([_type_name(get_args(kind)[0]), *bounds])
-    names = [repr(arg) if isinstance(arg, str) else _type_name(arg) for arg in get_args(kind) if arg is not Ellipsis]
-    if origin in (tuple, list, dict):
+    names = [arg if isinstance(arg, str) else _type_name(arg) for arg in get_args(kind) if arg is not Ellipsis]
+    if origin is dict:
+        return "mapping"
+    if origin in (tuple, list):
         return f"{origin.__name__} of {', '.join(names)}"
     return " or ".join(names)
 

@@ -19,7 +19,7 @@ from torch.nn.functional import interpolate, pad
 
 from clipkit.types import Preprocess
 
-FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "MPO")
+FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP")  # an MPO is opened as the JPEG it begins with
 MAX_PIXELS = 50_000_000
 MAX_ASPECT = 50
 MIN_SIDE = 2
@@ -46,6 +46,7 @@ def safe_open_image(data: bytes) -> Image.Image:
     """
     try:
         with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
             warnings.simplefilter("error", Image.DecompressionBombWarning)
             image = Image.open(io.BytesIO(data), formats=FORMATS)
     except (UnidentifiedImageError, OSError, SyntaxError) as error:
@@ -62,7 +63,9 @@ def _by_pillow(data: bytes) -> np.ndarray:
         if image.mode.startswith("I;16"):  # Pillow would clip 16-bit grey to white instead of scaling it
             grey = (np.asarray(image) >> 8).astype(np.uint8)
             return np.repeat(grey[:, :, None], 3, axis=2)
-        return np.array(image.convert("RGB"))
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # about the transparency of palettes, which RGB drops in any case
+            return np.array(image.convert("RGB"))
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         raise ValueError("broken picture") from error
 

@@ -7,9 +7,9 @@ from torch import Tensor
 def top_k_hits(scores: Tensor, labels: Tensor, k: int) -> Tensor:
     """bool [N]: is the label [N] among the k highest of scores [N, C]; of equal scores the lower class comes first."""
     own = scores.gather(1, labels[:, None])
-    better = (scores > own).sum(1)
-    earlier = ((scores == own) & (torch.arange(scores.shape[1]) < labels[:, None])).sum(1)
-    return better + earlier < k
+    worse = (scores < own).sum(1)  # and not the better ones: among NaNs nothing is better, and all would be hits
+    later = ((scores == own) & (torch.arange(scores.shape[1]) > labels[:, None])).sum(1)
+    return scores.shape[1] - 1 - worse - later < k
 
 
 def mean_per_class(hits: Tensor, labels: Tensor) -> float:

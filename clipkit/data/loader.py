@@ -184,13 +184,21 @@ class Stream:
             prefetch_factor=4 if self.workers else None,
         )
         held: list[Batch] = []
-        for part in loader:
+        for part in _plainly(loader):
             held.append(part)
             if len(held) == parts:
                 batch = _join(held, self.rows.tokenizer)
                 held = []
                 self.guard.see(batch)
                 yield batch
+
+
+def _plainly(loader: DataLoader) -> Iterator[Batch]:
+    """The loader's parts; a worker's BadData arrives wrapped in its traceback, and leaves as its own one line."""
+    try:
+        yield from loader
+    except BadData as error:
+        raise BadData(str(error).rpartition("BadData: ")[2].strip()) from None
 
 
 def _join(parts: list[Batch], tokenizer: Tokenizer) -> Batch:
@@ -208,6 +216,23 @@ def _join(parts: list[Batch], tokenizer: Tokenizer) -> Batch:
     )
 
 
+def _read_some(source: Shards, caption: str, tries: int = 100) -> None:
+    """Read a few captions before the first step, so that a wrong key is told at once and not as many bad samples.
+
+    Raises: UserError naming the keys that are there when not one of them has a caption.
+    """
+    keys: set[str] = set()
+    for number in range(min(tries, len(source))):
+        shard, row = source.place(number * len(source) // min(tries, len(source)))
+        try:
+            caption_of(source, shard, row, caption)
+            return
+        except (ValueError, OSError):
+            keys |= source.json_keys(shard, row)
+    there = f"; the .json files have {', '.join(sorted(keys))}" if keys else ""
+    raise UserError(f"{source.pattern}: data.caption={caption} finds no caption in the samples tried{there}")
+
+
 def open_stream(cfg: Settings, tokenizer: Tokenizer, shape: Preprocess, seed: int, rank: int, world: int) -> Stream:
     """The training stream of this rank.
 
@@ -215,11 +240,13 @@ def open_stream(cfg: Settings, tokenizer: Tokenizer, shape: Preprocess, seed: in
     """
     if cfg.batch % world:
         raise UserError(
-            f"data.batch: {world} ranks must divide it evenly, got {cfg.batch}; try {cfg.batch // world * world}"
+            f"data.batch: {world} ranks must divide it evenly, got {cfg.batch}; "
+            f"try {max(cfg.batch // world, 1) * world}"
         )
     if cfg.crop[0] > cfg.crop[1]:
         raise UserError(f"data.crop: the least share comes first, got {list(cfg.crop)}")
     source = Shards(cfg.train, members_for(cfg.caption))
+    _read_some(source, cfg.caption)
     if source.lost:
         lost = ", ".join(f"{reason}: {count}" for reason, count in sorted(source.lost.items()))
         say(f"{cfg.train}: {len(source)} samples are usable; left out: {lost}")

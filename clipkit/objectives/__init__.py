@@ -61,7 +61,7 @@ def parse(value: str | Mapping[str, Any]) -> dict[str, Any]:
 
     Raises: ValueError when the name or a field is wrong; pydantic turns it into one line per mistake.
     """
-    fields = {"name": value} if isinstance(value, str) else dict(value)
+    fields = dict(value) if isinstance(value, Mapping) else {"name": value}
     name = fields.pop("name", None)
     if not isinstance(name, str):
         raise ValueError(f"a name is needed, one of {', '.join(names())}; or {{name: ..., and its settings}}")
@@ -72,8 +72,7 @@ def parse(value: str | Mapping[str, Any]) -> dict[str, Any]:
     try:
         made = pydantic.TypeAdapter(cls).validate_json(json.dumps(fields))
     except pydantic.ValidationError as error:
-        error.settings_class = cls  # type: ignore[attr-defined]  # lets config suggest the field that was meant
-        raise
+        raise config.Nested(cls, error) from None
     return {"name": name, **config.to_tree(made)}
 
 

@@ -107,6 +107,13 @@ class Shards:
             raise OSError(f"{self.paths[shard]}: cut short since it was indexed")
         return data
 
+    def json_keys(self, shard: int, row: int) -> set[str]:
+        """The keys of a sample's `.json`; none where it has no readable one."""
+        try:
+            return set(json.loads(self.read(shard, row, "json")))
+        except (ValueError, TypeError, OSError):
+            return set()
+
     def _handle(self, shard: int) -> int:
         if shard not in self._handles:
             if len(self._handles) >= 256:

@@ -1,9 +1,8 @@
 """Training: `clipkit train RECIPE key=value ...`, or `accelerate launch -m clipkit.train RECIPE key=value ...`."""
 
-from collections.abc import Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 import torch
 from filelock import FileLock, Timeout
@@ -26,28 +25,37 @@ def main(recipe: str, overrides: Sequence[str] = ()) -> None:
     cfg = config.load(Settings, config.find("configs", recipe), overrides)
     accelerator = distributed.start(log_with=cfg.log_with or None, project_dir=cfg.run)
     try:
-        with _lock(Path(cfg.run), accelerator.is_main_process):
+        with _own(Path(cfg.run), accelerator.is_main_process):
             train(prepare(cfg, accelerator))
     finally:
         accelerator.end_training()
         distributed.close()
 
 
-def _lock(folder: Path, main: bool) -> AbstractContextManager[Any]:
-    """Keeps a second training out of the folder; freed by the kernel if this process dies.
+@contextmanager
+def _own(folder: Path, main: bool) -> Iterator[None]:
+    """Keeps a second training out of the folder, by a lock that the kernel frees if this process dies. A folder in
+    which nothing came to be is removed again.
 
-    Raises: UserError when one is there, or the folder is something else's.
+    Raises: UserError when another training is there, or the folder is something else's.
     """
     if not main:
-        return nullcontext()
+        yield
+        return
     there = {path.name for path in folder.iterdir()} if folder.is_dir() else set()
     if there and not there & {"train.yaml", "checkpoints", ".lock"}:
         raise UserError(f"{folder}: exists and is not a clipkit run; give another folder with run=...")
     folder.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(folder / ".lock")
     try:
-        return FileLock(folder / ".lock").acquire(timeout=0)
+        with lock.acquire(timeout=0):
+            yield
     except Timeout:
         raise UserError(f"{folder}: another process is training into it; wait, or give another run=...") from None
+    finally:
+        if [path.name for path in folder.iterdir()] == [".lock"]:
+            (folder / ".lock").unlink()
+            folder.rmdir()
 
 
 def from_arguments(arguments: Sequence[str]) -> None:

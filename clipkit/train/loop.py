@@ -13,6 +13,7 @@ import torch
 from clipkit import checkpoint, config, distributed, optim
 from clipkit.data.order import mix
 from clipkit.errors import Stopped
+from clipkit.log import say
 from clipkit.models.load import TEXT_FOLDER
 from clipkit.step import gradients
 from clipkit.train.log import Log
@@ -23,6 +24,9 @@ def train(run: Run) -> None:
     """Every step from where the run stands to its end; each ends in a state that a checkpoint holds whole."""
     cfg, device = run.cfg, run.accelerator.device
     parameters = [p for p in run.net.parameters() if p.requires_grad]
+    if run.step >= run.steps:
+        say(f"{run.folder}: all {run.steps} steps are done; nothing is left to do")
+        return
     log = Log(run)
     run.model.train()
     with _signals(run), log.progress:

@@ -46,7 +46,8 @@ def prepare(cfg: Settings, accelerator: Any) -> Run:
     if len(getattr(accelerator, "log_with", [])) < len(cfg.log_with):
         raise UserError(f"log_with: a tracker of {cfg.log_with} is not installed, or not known to Accelerate")
     place = checkpoint.newest(folder, say)
-    refuse_other(cfg, place / "train.yaml" if place else folder / "train.yaml")
+    if place:
+        refuse_other(cfg, place / "train.yaml")
     tasks = evals.suite(cfg.eval.suite, Path(cfg.eval.root)) if cfg.eval.suite else []
     torch.manual_seed(cfg.seed)
     objective = objectives.build(cfg.objective)  # type: ignore[arg-type]

@@ -26,10 +26,12 @@ FREE = (
     "log_with",
     "log_samples",
     "eval",
+    "data.train",
     "data.workers",
     "data.max_bad",
 )
-"""Settings that a resumed run may change: none of them alters what a step sees or does (`steps` stretches the rate)."""
+"""Settings that a resumed run may change: none of them alters what a step sees or does. (`steps` stretches the rate;
+the shards that `data.train` names are held to the checkpoint's fingerprint.)"""
 
 
 @settings

@@ -31,6 +31,7 @@ import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -39,7 +40,14 @@ import typer
 
 REPO = Path(__file__).resolve().parents[2]
 NAMES = ("open_clip", "clipkit")
-RECIPE = {"lr": 1e-3, "warmup": 50, "weight_decay": 0.1, "betas": (0.9, 0.98), "eps": 1e-6, "crop": (0.9, 1.0)}
+RECIPE: dict[str, Any] = {
+    "lr": 1e-3,
+    "warmup": 50,
+    "weight_decay": 0.1,
+    "betas": (0.9, 0.98),
+    "eps": 1e-6,
+    "crop": (0.9, 1.0),
+}
 SHORT, LONG = 4, 24  # steps of the two timed runs
 AIM, BOUND, TRIES = 0.97, 1.03, 3  # share of the budget that is planned, and that is accepted; runs until it is met
 WRAPPER = """
@@ -69,9 +77,10 @@ class Pace:
         """The pace corrected by a whole run."""
         return replace(self, step_s=max(seconds - self.start_s, 0.2 * seconds) / steps)
 
-    def steps_in(self, seconds: float) -> int:
-        """Steps that `seconds` have room for, at least one; a multiple of the workers, as open_clip rounds up to it."""
-        steps = int((AIM * seconds - self.start_s) / self.step_s + 1e-9)
+    def steps_in(self, seconds: float, below: int = sys.maxsize) -> int:
+        """Steps that `seconds` have room for, fewer than `below`, at least one a worker; a multiple of the workers, as
+        open_clip rounds up to it."""
+        steps = min(int((AIM * seconds - self.start_s) / self.step_s + 1e-9), below - 1)
         return max(self.workers, steps // self.workers * self.workers)
 
 
@@ -103,7 +112,6 @@ class Case:
         return (self.clipkit if trainer == "clipkit" else self.open_clip)(steps, seed, workers, out)
 
     def clipkit(self, steps: int, seed: int, workers: int, out: Path) -> tuple[list[str], Path]:
-        optim = {"lr": "lr", "weight_decay": "weight_decay", "betas": "betas", "eps": "eps"}
         settings = {
             "run": out,
             "model.arch": self.arch,
@@ -111,13 +119,16 @@ class Case:
             "data.batch": self.batch,
             "data.crop": list(RECIPE["crop"]),
             "data.workers": workers,
+            "optim.lr": RECIPE["lr"],
             "optim.warmup": warmup(steps),
+            "optim.weight_decay": RECIPE["weight_decay"],
+            "optim.betas": list(RECIPE["betas"]),
+            "optim.eps": RECIPE["eps"],
             "steps": steps,
             "save_every": steps,
             "seed": seed,
             "precision": "fp32",
             "eval.suite": "null",
-            **{f"optim.{key}": list(v) if isinstance(v := RECIPE[name], tuple) else v for key, name in optim.items()},
         }
         recipe = str(REPO / "configs" / "openmoji.yaml")
         given = [f"{key}={value}" for key, value in settings.items()]
@@ -183,9 +194,8 @@ def versions() -> dict[str, str]:
     """Of the packages whose versions the two trainers share."""
     from importlib.metadata import version
 
-    return {"open_clip": version("open_clip_torch"), "torch": version("torch").split("+")[0]} | {
-        "torchvision": version("torchvision").split("+")[0]
-    }
+    packages = {"open_clip": "open_clip_torch", "torch": "torch", "torchvision": "torchvision"}
+    return {key: version(name).split("+")[0] for key, name in packages.items()}
 
 
 def pace(case: Case, trainer: str, folder: Path) -> Pace:
@@ -204,18 +214,18 @@ def train_within(
 ) -> tuple[int, float, Pace]:
     """`run(steps)` with the steps that fit into `seconds`, again with fewer while it takes more than `bound` seconds.
 
-    Gives (steps, seconds, corrected pace) of the last of at most TRIES runs.
+    Gives (steps, seconds, corrected pace) of the run that fits. Raises: SystemExit when TRIES runs do not.
     """
-    steps, took = 0, 0.0
-    for attempt in range(TRIES):
-        room = pace.steps_in(seconds)
-        steps = room if not attempt else max(1, min(room, steps - 1))
+    steps, took = pace.steps_in(seconds), 0.0
+    for _ in range(TRIES):
         took = run(steps)
         pace = pace.after(steps, took)
-        if took <= bound:
-            break
-        say(f"{steps} steps took {took:.1f} s, more than {bound:.1f} s: again with fewer")
-    return steps, took, pace
+        fewer = pace.steps_in(seconds, below=steps)
+        if took <= bound or fewer >= steps:
+            return steps, took, pace
+        say(f"{steps} steps took {took:.1f} s, more than {bound:.1f} s: again with {fewer}")
+        steps = fewer
+    raise SystemExit(f"{TRIES} runs in a row took more than {bound:.1f} s: this machine is too busy to compare on")
 
 
 def clipkit_scores(arch: Path, weights: Path, test: Path) -> dict[str, float]:
@@ -280,7 +290,7 @@ def verdict(rows: list[Row], seconds: float) -> dict[str, Any]:
     mean = {name: statistics.mean(row.recall5 for row in mine) for name, mine in by.items()}
     fair = all(a.seconds <= b.seconds <= BOUND * seconds and a.seed == b.seed for a, b in pairs)
     agree = all(abs(row.recall5 - row.plain_recall5) <= 0.01 for row in rows)
-    result: dict[str, Any] = {"bench": "quality", "seconds": seconds, "seeds": len(pairs)}
+    result: dict[str, Any] = {"bench": "quality", "seconds": seconds, "seeds": len(pairs), "load": os.getloadavg()}
     for name, mine in by.items():
         numbers = ("steps", "pairs", "seconds", "recall1", "recall5")
         medians = {n: statistics.median(getattr(row, n) for row in mine) for n in numbers}
@@ -300,20 +310,12 @@ def compare(case: Case, seconds: float, seeds: int, only: str | None, folder: Pa
         _say(f"{name}: {p.start_s:.1f} s to start, {p.step_s:.3f} s a step with workers={p.workers}")
     rows: list[Row] = []
     for seed in range(seeds):
-        room = seconds
+        room, bound = seconds, BOUND * seconds
         for name in names:
-            tries = iter(range(TRIES))
-            weights = Path()
-
-            def run(steps: int, name: str = name, seed: int = seed, tries: Any = tries) -> float:
-                nonlocal weights
-                out = folder / f"{name}-{seed}-{next(tries)}"
-                command, weights = case.command(name, steps, seed, paces[name].workers, out)
-                return timed(command, weights)
-
-            bound = BOUND * seconds if name == names[0] else room  # clipkit never gets more than open_clip took
-            steps, took, paces[name] = train_within(run, paces[name], min(seconds, room), bound, _say)
-            room = took
+            todo = partial(_command, case, name, seed, paces[name].workers, folder)
+            steps, took, paces[name] = train_within(lambda n: timed(*todo(n)), paces[name], room, bound, _say)  # noqa: B023
+            room, bound = min(seconds, took), took  # clipkit, the second, never gets more than open_clip took
+            weights = todo(steps)[1]
             ours = clipkit_scores(case.arch, weights, case.data / "test")
             plain = plain_scores(case.arch, weights, case.data / "test")["mean_recall@5"]
             recall1, recall5 = ours["mean_recall@1"], ours["mean_recall@5"]
@@ -322,12 +324,16 @@ def compare(case: Case, seconds: float, seeds: int, only: str | None, folder: Pa
     return rows
 
 
+def _command(case: Case, name: str, seed: int, workers: int, folder: Path, steps: int) -> tuple[list[str], Path]:
+    return case.command(name, steps, seed, workers, folder / f"{name}-seed{seed}-{steps}")
+
+
 def _say(text: str) -> None:
     print(text, file=sys.stderr, flush=True)
 
 
 def main(
-    data: Annotated[Path, typer.Option(help="OpenMoji set; made when absent.")] = Path("data/openmoji"),
+    data: Annotated[Path, typer.Option(help="OpenMoji set; made when absent.")] = REPO / "data/openmoji",
     seconds: Annotated[float, typer.Option(help="Wall clock of each training.", min=1)] = 180,
     seeds: Annotated[int, typer.Option(help="Trainings of each.", min=1)] = 3,
     arch: Annotated[Path, typer.Option(help="open_clip architecture JSON.")] = REPO / "configs/archs/tiny.json",

@@ -80,7 +80,11 @@ def test_the_scale_stays_between_1_and_100() -> None:
 
 
 def save(model: models.DualEncoder, run: Path, **more: Any) -> Path:
-    files: dict[str, Any] = {"model.safetensors": model.net.state_dict(), "model.yaml": config.to_yaml(model.spec), **more}
+    files: dict[str, Any] = {
+        "model.safetensors": model.net.state_dict(),
+        "model.yaml": config.to_yaml(model.spec),
+        **more,
+    }
     if model.text_folder:
         files[TEXT_FOLDER] = model.text_folder
     return checkpoint.save(run, 1, files, keep=1)
@@ -177,7 +181,7 @@ def bert(tmp_path_factory: pytest.TempPathFactory) -> Path:
     from transformers import BertConfig, BertModel, BertTokenizerFast
 
     folder = tmp_path_factory.mktemp("bert")
-    words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *"a cat two dogs on red sofa x the quick brown fox".split()]
+    words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "a", "cat", "two", "dogs", "on", "red", "sofa", "x", "the"]
     (folder / "vocab.txt").write_text("\n".join(words))
     BertTokenizerFast(vocab={word: i for i, word in enumerate(words)}).save_pretrained(folder)
     torch.manual_seed(0)

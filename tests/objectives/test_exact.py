@@ -60,7 +60,9 @@ def plain(name: str, n: int = B) -> tuple[Tensor, dict[str, Tensor]]:
 def assert_same(found: dict[str, Tensor], wanted: dict[str, Tensor]) -> None:
     assert found.keys() == wanted.keys()
     for name, x in wanted.items():
-        torch.testing.assert_close(found[name], x, rtol=1e-10, atol=1e-10, msg=lambda text, name=name: f"{name}: {text}")
+        torch.testing.assert_close(
+            found[name], x, rtol=1e-10, atol=1e-10, msg=lambda text, name=name: f"{name}: {text}"
+        )
 
 
 @pytest.mark.parametrize("name", objectives.names())
@@ -116,7 +118,7 @@ def test_dropout_is_the_same_in_both_passes_of_a_chunk(name: str) -> None:
 
 
 def test_a_new_objective_file_is_found_without_an_edit(tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    source = (tmp_path / "mine.py")
+    source = tmp_path / "mine.py"
     source.write_text(
         "from clipkit.config import settings\n"
         "@settings\nclass Setting:\n"

@@ -92,4 +92,3 @@ def test_two_ranks_equal_the_exact_modes_of_open_clip() -> None:
         for name in PEERS:
             for x, y in zip(found[f"{name} ours"], found[f"{name} theirs"], strict=True):
                 torch.testing.assert_close(x, y, rtol=1e-10, atol=1e-10)
-

@@ -61,7 +61,10 @@ def test_five_kills_change_neither_samples_nor_losses(tmp_path: Path) -> None:
 def test_a_signal_saves_and_exits_with_75(tmp_path: Path) -> None:
     recipe = settings(tmp_path / "a", steps=100_000, save_every=100_000)
     child = subprocess.Popen(
-        [sys.executable, "-m", "clipkit.train", str(recipe)], env=making.environment(), stderr=subprocess.PIPE, text=True
+        [sys.executable, "-m", "clipkit.train", str(recipe)],
+        env=making.environment(),
+        stderr=subprocess.PIPE,
+        text=True,
     )
     log = recipe.parent / "run/metrics.jsonl"
     while child.poll() is None and not log.exists():
