@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: quickstart test lint clean
+.PHONY: quickstart test lint docs clean
 
 quickstart: $(VENV)/ready
 	$(BIN)/clipkit quickstart
@@ -16,6 +16,9 @@ lint: $(VENV)/ready
 	$(BIN)/ruff format --check .
 	$(BIN)/lint-imports --no-logo
 	$(BIN)/pyright --pythonpath $(BIN)/python
+
+docs: $(VENV)/ready
+	$(BIN)/python -m tests.test_docs > docs/settings.md.new && mv docs/settings.md.new docs/settings.md
 
 # uv resolves torch and torchvision together; pip may take builds of them that do not fit each other
 $(VENV)/ready: pyproject.toml

@@ -2,11 +2,14 @@
 
 from pathlib import Path
 
+import hypothesis
 import pytest
 
 from tests import samples
 
 COUNTS = (7, 12, 1, 5)
+hypothesis.settings.register_profile("clipkit", deadline=None, derandomize=True, database=None)
+hypothesis.settings.load_profile("clipkit")
 
 
 @pytest.fixture(autouse=True)

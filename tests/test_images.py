@@ -95,7 +95,7 @@ def test_an_enlarged_view_differs_from_pillows_by_roundings_alone() -> None:
     found = images.eval_view(encoded(image, "PNG"), target(100))
     wanted = PILToTensor()(image.resize((100, 100), Image.Resampling.BICUBIC))
     difference = (found.int() - wanted.int()).abs()
-    assert int(difference.max()) <= 1 and float(difference.float().mean()) < 0.3
+    assert int(difference.max()) <= 2 and float(difference.float().mean()) < 0.3
 
 
 def test_a_jpeg_decoded_at_reduced_scale_gives_nearly_the_same_training_view() -> None:

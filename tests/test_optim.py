@@ -15,7 +15,16 @@ STEPS = 110
 
 @pytest.mark.parametrize(
     ("step", "lr"),
-    [(0, 0.1), (4, 0.5), (9, 1.0), (10, 1.0), (35, 0.2 + 0.8 * (2 + math.sqrt(2)) / 4), (60, 0.6), (110, 0.2), (999, 0.2)],
+    [
+        (0, 0.1),
+        (4, 0.5),
+        (9, 1.0),
+        (10, 1.0),
+        (35, 0.2 + 0.8 * (2 + math.sqrt(2)) / 4),
+        (60, 0.6),
+        (110, 0.2),
+        (999, 0.2),
+    ],
 )
 def test_a_cosine_by_hand(step: int, lr: float) -> None:
     assert lr_at(Settings(lr=1.0, lr_end=0.2, warmup=10), step, STEPS) == pytest.approx(lr)

@@ -8,7 +8,9 @@ model's scale and bias start (`bias_init = None`: the objective has no bias).
 
 import importlib
 import json
+import os
 import pkgutil
+import sys
 from collections.abc import Mapping
 from typing import Any, Protocol
 
@@ -45,6 +47,8 @@ def setting_class(name: str) -> Any:
     Raises: UserError when there is none.
     """
     path = name if "." in name else f"{__name__}.{name}"
+    if "." in name and os.getcwd() not in sys.path:  # as `python -m` has it, so that both ways to train find one's own
+        sys.path.insert(0, os.getcwd())
     try:
         return importlib.import_module(path).Setting
     except (ModuleNotFoundError, AttributeError) as error:

@@ -247,8 +247,8 @@ def plain_scores(arch: Path, weights: Path, test: Path) -> dict[str, float]:
     from PIL import Image
 
     open_clip.add_model_config(arch)
-    model, _, transform = open_clip.create_model_and_transforms(arch.stem)
-    open_clip.load_checkpoint(model.eval(), str(weights))
+    model, _, transform = open_clip.create_model_and_transforms(arch.stem, pretrained=str(weights))
+    model.eval()
     tokens, pictures, captions = open_clip.get_tokenizer(arch.stem), [], []
     for shard in sorted(test.glob("*.tar")):
         with tarfile.open(shard) as tar:
@@ -347,6 +347,8 @@ def main(
         raise typer.BadParameter(f"--only: one of {', '.join(NAMES)} is needed, got {only}")
     if not data.exists():
         subprocess.run([sys.executable, "-m", "clipkit", "data", "openmoji", str(data)], check=True, stdout=2)
+    if (load := os.getloadavg()[0]) > 0.25 * (os.cpu_count() or 1):
+        _say(f"load average {load:.2f}: others use this machine, and a crowded core slows a step up to tenfold")
     with tempfile.TemporaryDirectory() as folder:
         rows = compare(Case(arch.resolve(), data.resolve(), batch, peer_python), seconds, seeds, only, Path(folder))
     print(table(rows))

@@ -14,7 +14,7 @@ from clipkit.data import Settings, Stream, open_stream
 from clipkit.errors import BadData, UserError
 from clipkit.types import Batch, Preprocess
 from tests.conftest import COUNTS
-from tests.samples import CLIPART, encoded, needs_clipart, sample, shape, toy_tokenizer, write_shard
+from tests.samples import CLIPART, Trap, encoded, needs_clipart, sample, shape, toy_tokenizer, write_shard
 
 SHAPE = Preprocess(16, (0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
 N = sum(COUNTS)
@@ -277,16 +277,6 @@ def test_a_shard_without_one_readable_sample_names_the_first(tmp_path: Path, wor
     key = stream(tmp_path).rows.order.locate(torch.arange(1).numpy())[1][0]
     wanted = f"16 samples in a row are unreadable, the first is {tmp_path}/a.tar key {key:05d}: not a picture"
     assert str(error.value) == wanted
-
-
-class Trap:
-    """Makes a folder where it is unpickled."""
-
-    def __init__(self, place: Path) -> None:
-        self.place = str(place)
-
-    def __reduce__(self) -> Any:
-        return os.mkdir, (self.place,)
 
 
 def test_webdatasets_pickled_members_pass_through_the_loader_unopened(tmp_path: Path) -> None:

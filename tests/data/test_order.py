@@ -80,7 +80,6 @@ def test_permute_is_a_permutation(n: int) -> None:
         assert np.array_equal(np.sort(permute(np.arange(n), np.array(n), key)), np.arange(n))
 
 
-@settings(deadline=None)
 @given(order=ORDERS, epoch=st.integers(0, 5))
 def test_locate_equals_its_description(order: Order, epoch: int) -> None:
     positions = np.arange(epoch * len(order), (epoch + 1) * len(order))
@@ -89,7 +88,6 @@ def test_locate_equals_its_description(order: Order, epoch: int) -> None:
     )
 
 
-@settings(deadline=None)
 @given(order=ORDERS, epochs=st.integers(1, 4), first=st.integers(0, 10**6))
 def test_every_sample_comes_exactly_once_an_epoch(order: Order, epochs: int, first: int) -> None:
     total = len(order)
@@ -99,7 +97,6 @@ def test_every_sample_comes_exactly_once_an_epoch(order: Order, epochs: int, fir
         assert sorted(found[epoch * total : (epoch + 1) * total]) == every
 
 
-@settings(deadline=None)
 @given(order=ORDERS, data=st.data())
 def test_positions_are_located_alike_in_any_order_and_company(order: Order, data: st.DataObject) -> None:
     positions = data.draw(st.lists(st.integers(0, 5 * len(order)), max_size=50))
@@ -108,7 +105,7 @@ def test_positions_are_located_alike_in_any_order_and_company(order: Order, data
 
 
 @given(order=ORDERS)
-@settings(deadline=None, max_examples=30)
+@settings(max_examples=30)
 def test_no_sample_leaves_its_window(order: Order) -> None:
     total, windows = len(order), max(1, round(len(order) / order.window))
     shards = [plain_permute(i, len(order.counts), order.seed, 0, 2) for i in range(len(order.counts))]
@@ -119,13 +116,21 @@ def test_no_sample_leaves_its_window(order: Order) -> None:
 
 def test_a_window_of_one_sample_shuffles_whole_shards_alone() -> None:
     shard, row = Order(np.array([3, 0, 4, 2]), seed=1, window=1).locate(np.arange(9))
-    runs = [(key, [r for _, r in group]) for key, group in itertools.groupby(zip(shard, row, strict=True), lambda x: x[0])]
-    assert sorted((int(key), [int(r) for r in rows]) for key, rows in runs) == [(0, [0, 1, 2]), (2, [0, 1, 2, 3]), (3, [0, 1])]
+    runs = [
+        (key, [r for _, r in group]) for key, group in itertools.groupby(zip(shard, row, strict=True), lambda x: x[0])
+    ]
+    assert sorted((int(key), [int(r) for r in rows]) for key, rows in runs) == [
+        (0, [0, 1, 2]),
+        (2, [0, 1, 2, 3]),
+        (3, [0, 1]),
+    ]
 
 
 def test_seeds_and_epochs_give_different_orders() -> None:
     counts = np.full(5, 20)
-    orders = [tuple(located(Order(counts, seed, 1000), np.arange(e * 100, e * 100 + 100))) for seed in (0, 1) for e in (0, 1)]
+    orders = [
+        tuple(located(Order(counts, seed, 1000), np.arange(e * 100, e * 100 + 100))) for seed in (0, 1) for e in (0, 1)
+    ]
     assert len(set(orders)) == 4
 
 

@@ -26,7 +26,11 @@ def test_the_pictures_of_a_folder_come_sorted_with_their_captions(pictures: Path
     source = open_source(str(pictures))
     assert isinstance(source, Folder) and len(source) == 3
     records = [source.record(i) for i in range(3)]
-    assert [(record["key"], record["caption"]) for record in records] == [("c", "caf\ufffd"), ("b", "ein Bär"), ("d", "")]
+    assert [(record["key"], record["caption"]) for record in records] == [
+        ("c", "caf\ufffd"),
+        ("b", "ein Bär"),
+        ("d", ""),
+    ]
     for i, record in enumerate(records):
         assert source.image(i) == read_span(record["shard"], record["offset"], record["size"])
 

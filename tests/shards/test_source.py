@@ -6,7 +6,6 @@ import os
 import pickle
 import tarfile
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -14,7 +13,7 @@ import pytest
 from clipkit.errors import UserError
 from clipkit.shards import Shards, caption_of, members_for, resolve
 from tests.conftest import COUNTS
-from tests.samples import CLIPART, needs_clipart, sample, write_shard, write_tar
+from tests.samples import CLIPART, Trap, needs_clipart, sample, write_shard, write_tar
 
 PAIR = ("image", "txt")
 
@@ -211,16 +210,6 @@ def test_open_files_are_few_and_closed_with_their_source(tmp_path: Path) -> None
     del source
     assert open_files() == before
     assert copied.image(299) == b"p", "a copy for another process opens its own files"
-
-
-class Trap:
-    """Makes a folder where it is unpickled."""
-
-    def __init__(self, place: Path) -> None:
-        self.place = str(place)
-
-    def __reduce__(self) -> Any:
-        return os.mkdir, (self.place,)
 
 
 def test_pickled_members_are_never_unpickled(tmp_path: Path) -> None:

@@ -6,7 +6,6 @@ import pickle
 import tarfile
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -16,7 +15,7 @@ from webdataset.tariterators import base_plus_ext, group_by_keys, tar_file_itera
 
 from clipkit.shards import tar
 from clipkit.shards.tar import MEMBERS, Index
-from tests.samples import sample, write_shard, write_tar
+from tests.samples import Trap, sample, write_shard, write_tar
 
 FORMS = (tarfile.USTAR_FORMAT, tarfile.GNU_FORMAT, tarfile.PAX_FORMAT)
 STEMS = ("0", "1", "bär", "日本語の名前", "x" * 90, "y" * 99, "z" * 130, "ü" * 70)
@@ -64,7 +63,7 @@ def members(draw: st.DrawFn) -> list[tuple[str, bytes]]:
     return out
 
 
-@settings(max_examples=250, deadline=None)
+@settings(max_examples=250)
 @given(files=members(), form=st.sampled_from(FORMS))
 def test_a_scan_finds_what_tarfile_finds(
     tmp_path_factory: pytest.TempPathFactory, files: list[tuple[str, bytes]], form: int
@@ -122,7 +121,7 @@ def plain(path: Path, n: int = 12) -> list[tuple[str, dict[str, bytes]]]:
 SAMPLE = (1 + 3 + 1 + 1) * 512  # bytes of a sample in `plain`
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(end=st.integers(0, 12 * SAMPLE))
 def test_a_cut_shard_keeps_every_sample_before_the_cut(tmp_path_factory: pytest.TempPathFactory, end: int) -> None:
     path = tmp_path_factory.mktemp("cut") / "x.tar"
@@ -134,7 +133,7 @@ def test_a_cut_shard_keeps_every_sample_before_the_cut(tmp_path_factory: pytest.
     assert index.lost["truncated"] == 1
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(at=st.integers(0, 12 * SAMPLE - 1), length=st.integers(1, 2 * SAMPLE), byte=st.sampled_from((0, 0x41, 0xFF)))
 def test_a_hole_costs_only_the_samples_it_touches(
     tmp_path_factory: pytest.TempPathFactory, at: int, length: int, byte: int
@@ -168,7 +167,7 @@ def test_an_overwritten_header_is_counted_and_costs_one_member(
     assert int((index.places[:, 1, 0] >= 0).sum()) == 11
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(flips=st.lists(st.tuples(st.integers(0, 12 * SAMPLE - 1), st.integers(0, 7)), min_size=1, max_size=40))
 def test_random_flips_never_raise_and_cost_at_most_a_sample_each(
     tmp_path_factory: pytest.TempPathFactory, flips: list[tuple[int, int]]
@@ -266,16 +265,6 @@ def test_an_index_is_made_anew_when_the_shard_changes(shard: Path, scans: Count,
     os.truncate(shard, facts.st_size - (512 if change == "size" else 0))
     os.utime(shard, ns=(facts.st_atime_ns, facts.st_mtime_ns + (1 if change == "time" else 0)))
     assert same(tar.index(shard), scans.scan(shard)) and scans.calls == 2
-
-
-class Trap:
-    """Makes a file where it is unpickled."""
-
-    def __init__(self, place: Path) -> None:
-        self.place = str(place)
-
-    def __reduce__(self) -> Any:
-        return os.mkdir, (self.place,)
 
 
 def test_a_damaged_or_hostile_index_is_replaced_and_never_unpickled(shard: Path, scans: Count, tmp_path: Path) -> None:

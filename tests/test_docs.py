@@ -1,0 +1,129 @@
+"""README and docs say what is: quoted commands run, the settings page is the code's, the example objective works."""
+
+import os
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from clipkit import config, objectives
+from clipkit.train import Settings
+from tests import making
+from tests.objectives import test_exact
+
+BINARIES = Path(sys.executable).parent
+
+
+def commands(page: str) -> list[str]:
+    """The lines of the shell blocks of a page at the top of the repository."""
+    blocks = re.findall(r"```bash\n(.*?)```", (making.ROOT / page).read_text(), re.DOTALL)
+    return [line for block in blocks for line in block.splitlines() if line.strip()]
+
+
+def shell(command: str, folder: Path) -> subprocess.CompletedProcess[str]:
+    env = making.environment(PATH=f"{BINARIES}{os.pathsep}{os.environ['PATH']}")
+    return subprocess.run(command, shell=True, cwd=folder, env=env, capture_output=True, text=True, check=False)
+
+
+def shortened(command: str) -> str:
+    """The command with so few steps that a test can wait for it; nothing else is changed."""
+    return f"{command} steps=2 data.batch=16" if re.search(r"clipkit[ .]train \w+ run=", command) else command
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder as README's reader has it after `make quickstart`, with pictures of their own."""
+    place = tmp_path_factory.mktemp("reader")
+    (place / "photos").mkdir()
+    for number in range(3):
+        (place / f"photos/{number}.jpg").write_bytes(making.picture(number)[0])
+    done = shell("clipkit quickstart --steps 2", place)
+    assert done.returncode == 0, done.stderr
+    assert "report: quickstart/report.html" in done.stdout
+    return place
+
+
+def test_the_quickstart_leaves_a_report_that_needs_nothing_beside_it(folder: Path) -> None:
+    page = (folder / "quickstart/report.html").read_text()
+    assert (folder / "quickstart/report.png").read_bytes().startswith(b"\x89PNG")
+    assert page.count("<figure>") == 6 + 3 * 6 and "mean_recall@5" in page
+    assert not re.findall(r"(?:src|href)=[\"'](?!data:)", page), "no outside request"
+
+
+def test_every_command_of_readme_runs(folder: Path) -> None:
+    ran = 0
+    for command in commands("README.md"):
+        if command.startswith("make "):
+            # what make would do is what CI and this test do; here only that the target is there
+            assert shell(f"make --dry-run {command.split()[1]}", making.ROOT).returncode == 0, command
+            continue
+        done = shell(shortened(command), folder)
+        assert done.returncode == 0, f"{command}\n{done.stderr}"
+        assert "Traceback" not in done.stderr
+        ran += 1
+    assert ran >= 10
+
+
+def test_the_python_of_readme_runs(folder: Path) -> None:
+    (source,) = re.findall(r"```python\n(.*?)```", (making.ROOT / "README.md").read_text(), re.DOTALL)
+    done = shell(f"{shlex.quote(sys.executable)} -c {shlex.quote(source)}", folder)
+    assert done.returncode == 0, done.stderr
+    assert len(done.stdout.splitlines()) == 3
+
+
+def test_the_objective_of_the_docs_is_exact(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    source = re.findall(r"```python\n(.*?)```", (making.ROOT / "docs/extending.md").read_text(), re.DOTALL)[0]
+    (tmp_path / "mylab").mkdir()
+    (tmp_path / "mylab/margin.py").write_text(source)
+    monkeypatch.chdir(tmp_path)
+    assert objectives.parse("mylab.margin") == {
+        "name": "mylab.margin",
+        "margin": 0.2,
+        "scale_init": 10.0,
+        "bias_init": None,
+    }
+    test_exact.test_chunks_on_one_rank_equal_a_plain_pass("mylab.margin", 5)
+
+
+def test_evaluations_of_the_docs_are_valid(tmp_path: Path) -> None:
+    from clipkit import evals
+
+    making.shards(tmp_path / "data/mine/test", (4,))
+    pages = re.findall(r"```yaml\n(.*?)```", (making.ROOT / "docs/extending.md").read_text(), re.DOTALL)
+    for number, page in enumerate(pages):
+        (tmp_path / f"{number}.yaml").write_text(page)
+        assert len(evals.suite(str(tmp_path / f"{number}.yaml"), tmp_path)) == 1
+    assert len(pages) == 2
+
+
+def settings_page() -> str:
+    """docs/settings.md, from the code."""
+    head = "# Settings of a training run\n\nFrom the code: `clipkit train --settings` prints the same.\n\n"
+    rows = [("setting", "type", "default", "meaning"), ("---",) * 4]
+    rows += [(f"`{key}`", kind, default, text) for key, kind, default, text in config.describe(Settings)]
+    return head + "".join(f"| {' | '.join(row)} |\n" for row in rows)
+
+
+def test_the_settings_page_is_the_code_s() -> None:
+    assert (making.ROOT / "docs/settings.md").read_text() == settings_page(), "type: make docs"
+
+
+def test_every_setting_is_read_somewhere() -> None:
+    source = "".join(path.read_text() for path in (making.ROOT / "clipkit").rglob("*.py"))
+    for key, *_ in config.describe(Settings):
+        name = key.rpartition(".")[2]
+        assert re.search(rf"\b(cfg|settings|s|eval|optim|data|self\.settings)\.{name}\b", source), (
+            f"{key} is never read"
+        )
+
+
+def test_shipped_recipes_and_suites_load() -> None:
+    for path in sorted((making.ROOT / "configs").glob("*.yaml")):
+        assert config.load(Settings, path).model.arch
+
+
+if __name__ == "__main__":
+    sys.stdout.write(settings_page())
