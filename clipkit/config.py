@@ -95,9 +95,13 @@ def check(cls: type[T], tree: dict[str, Any], where: str, overrides: Sequence[st
             raise UserError(f"{where}: {error}") from None
         lines = list(_mistakes(error, cls))
     typed = {override.split("=", 1)[0] for override in overrides}
-    marked = [f"  {key}: {text}" + (" (command line)" if key in typed else "") for key, text in lines]
+    marked = [f"  {key}: {text}" + (" (command line)" if _is_typed(key, typed) else "") for key, text in lines]
     count = "1 bad setting" if len(marked) == 1 else f"{len(marked)} bad settings"
     raise UserError("\n".join([f"{where}: {count}", *marked]))
+
+
+def _is_typed(key: str, typed: set[str]) -> bool:
+    return any(f"{key}.".startswith(f"{name}.") for name in typed)
 
 
 class Nested(ValueError):
@@ -110,18 +114,14 @@ class Nested(ValueError):
 
 def _mistakes(error: pydantic.ValidationError, cls: Any, above: str = "") -> Iterator[tuple[str, str]]:
     """(dotted key, what is wrong) of every mistake; a nested check's own mistakes are unfolded."""
-    seen = set()
     for item in error.errors():
         inner = item.get("ctx", {}).get("error")
-        parts = [str(part) for part in item["loc"] if not _is_type_tag(part)]
+        parts = [str(part) for part in item["loc"]]
         key = ".".join([*above.split("."), *parts] if above else parts)
         if isinstance(inner, Nested):
             yield from _mistakes(inner.error, inner.cls, key)
             continue
-        text = str(inner) if inner is not None else _say(item, _class_at(cls, parts[:-1]))
-        if key not in seen:  # a union reports one line for each of its members
-            seen.add(key)
-            yield key or "settings", text
+        yield key or "settings", str(inner) if inner is not None else _say(item, _class_at(cls, parts[:-1]))
 
 
 def _say(item: Any, owner: Any) -> str:
@@ -149,11 +149,6 @@ def _say(item: Any, owner: Any) -> str:
     if needs is None:
         return f"{item['msg']}, got {got}"
     return f"{needs.format(**item.get('ctx', {}))}, got {got}"
-
-
-def _is_type_tag(part: Any) -> bool:
-    """Pydantic puts the name of a union's member into the location; people never typed it."""
-    return isinstance(part, str) and ("[" in part or part in ("str", "int", "float", "bool", "none", "json-or-python"))
 
 
 def _class_at(cls: Any, parts: Sequence[str]) -> Any:

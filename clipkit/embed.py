@@ -1,5 +1,6 @@
 """`clipkit embed MODEL SOURCE --out VECTORS`: the embeddings of a collection, on disk."""
 
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -26,54 +27,57 @@ def embed(
     if isinstance(collection, shards.Shards):
         shards.members_for(caption)
     loaded = models.load(model)
+    with_text = _has_captions(collection, caption)
+    left_out: Counter[str] = Counter()
     writer = vectors.Writer(place)
-    left_out: dict[str, int] = {}
     try:
         with Progress("embed", len(collection)) as bar:
             for start in range(0, len(collection), part):
                 numbers = range(start, min(start + part, len(collection)))
-                _part(loaded, collection, numbers, caption, workers, writer, left_out, bar)
+                kept, image = _pictures(loaded, collection, numbers, workers, left_out, bar)
                 _bound(left_out, numbers.stop, max_bad, source)
-        about = {"model": model, "source": source, "caption": caption, "left_out": left_out}
-        writer.finish({**about, "model": str(Path(model).resolve()) if Path(model).exists() else model})
+                records = [collection.record(number, caption) for number in kept]
+                captions = [record["caption"] for record in records] if with_text else None
+                if kept:
+                    writer.part(image, models.embed_texts(loaded, captions).numpy() if captions else None, records)
+        where = str(Path(model).resolve()) if Path(model).exists() else model
+        writer.finish({"model": where, "source": source, "caption": caption, "left_out": dict(left_out)})
     finally:
         writer.drop()
     if left_out:
-        say(f"{source}: left out {', '.join(f'{reason}: {count}' for reason, count in sorted(left_out.items()))}")
+        say(f"{source}: left out {_told(left_out)}")
     return vectors.about(place)
 
 
-def _part(
+def _has_captions(collection: shards.Shards | shards.Folder, caption: str) -> bool:
+    """Is there a caption among the first hundred? Decided once: row i must be the same sample in all files."""
+    return any(collection.record(number, caption)["caption"] for number in range(min(100, len(collection))))
+
+
+def _pictures(
     model: models.DualEncoder,
-    source: shards.Shards | shards.Folder,
+    source: models.Pictures,
     numbers: range,
-    caption: str,
     workers: int,
-    writer: vectors.Writer,
-    left_out: dict[str, int],
+    left_out: Counter[str],
     bar: Progress,
-) -> None:
+) -> tuple[list[int], np.ndarray]:
+    """(numbers that could be read, their embeddings [n, D])."""
     rows: list[np.ndarray] = []
     kept: list[int] = []
     for good, embedded, bad in models.embed_images(model, source, numbers, workers=workers):
         rows.append(embedded.numpy())
         kept += good
-        for reason in bad.values():
-            left_out[reason] = left_out.get(reason, 0) + 1
-        bar.update(numbers.start + len(kept))
-    records = [source.record(number, caption) for number in kept]
-    captions = [record["caption"] for record in records]
-    if writer.with_text is None:  # decided once: row i of every part must be the same sample in all files
-        writer.with_text = any(captions)
-    text = models.embed_texts(model, captions).numpy() if writer.with_text else None
-    if kept:
-        writer.part(np.concatenate(rows), text, records)
+        left_out.update(bad.values())
+        bar.update(numbers.start + len(kept) + left_out.total())
+    return kept, np.concatenate(rows)
 
 
-def _bound(left_out: dict[str, int], seen: int, max_bad: float, source: str) -> None:
-    bad = sum(left_out.values())
+def _bound(left_out: Counter[str], seen: int, max_bad: float, source: str) -> None:
+    bad = left_out.total()
     if bad > max_bad * seen and (bad >= 10 or bad == seen):
-        what = ", ".join(f"{reason}: {count}" for reason, count in sorted(left_out.items()))
-        raise BadData(
-            f"{source}: {bad} of {seen} pictures are unreadable ({what}); raise --max-bad to go on without them"
-        )
+        raise BadData(f"{source}: {bad} of {seen} pictures are unreadable ({_told(left_out)}); see --max-bad")
+
+
+def _told(left_out: Counter[str]) -> str:
+    return ", ".join(f"{reason}: {count}" for reason, count in sorted(left_out.items()))

@@ -125,7 +125,8 @@ def crop_box(width: int, height: int, scale: tuple[float, float], dice: random.R
 
 
 def resize(pixels: Tensor, height: int, width: int, interpolation: str = "bicubic") -> Tensor:
-    """uint8 [3, H, W] -> uint8 [3, height, width], antialiased as Pillow does it (within 0.02 of 255 on average)."""
+    """uint8 [3, H, W] -> uint8 [3, height, width], antialiased as Pillow does it: within 0.02 of 255 on average
+    where it shrinks, 0.2 where it enlarges."""
     if pixels.shape[1:] == (height, width):
         return pixels
     return interpolate(pixels[None], size=(height, width), mode=interpolation, antialias=True)[0]
@@ -141,7 +142,7 @@ def train_view(data: bytes, shape: Preprocess, scale: tuple[float, float], dice:
     least = math.ceil(width * shape.size / w), math.ceil(height * shape.size / h)
     pixels = decode(data, least if least[0] < width and least[1] < height else None)
     across, down = pixels.shape[2] / width, pixels.shape[1] / height
-    left, top = int(left * across), int(top * down)
+    left, top = round(left * across), round(top * down)
     w, h = max(1, round(w * across)), max(1, round(h * down))
     return resize(pixels[:, top : top + h, left : left + w], shape.size, shape.size, shape.interpolation)
 

@@ -69,5 +69,5 @@ def load_state(optimizer: torch.optim.Optimizer, module: nn.Module, tensors: dic
     for key, x in tensors.items():
         what, name = key.split("/", 1)
         parameter = parameters[name]
-        kept.setdefault(parameter, {})[what] = x if what == "step" and not parameter.is_cuda else x.to(parameter.device)
+        kept.setdefault(parameter, {})[what] = x.to(parameter.device)
     optimizer.state.update(kept)

@@ -23,8 +23,7 @@ class Writer:
     """Writes a vectors folder part by part beside its place; `finish` renames it into place."""
 
     def __init__(self, place: Path) -> None:
-        self.place, self.parts, self.count = place, 0, 0
-        self.with_text: bool | None = None
+        self.place, self.parts, self.count, self.texts = place, 0, 0, False
         refuse_existing(place)
         self.work = place.with_name(f".{place.name}.{os.getpid()}.tmp")
         for name in ("img_emb", "text_emb", "metadata"):
@@ -36,6 +35,8 @@ class Writer:
         import pyarrow.parquet as pq
 
         assert len(image) == len(records), (len(image), len(records))
+        assert self.parts == 0 or self.texts == (text is not None), "texts are in all parts or in none"
+        self.texts = text is not None
         number = self.parts
         np.save(self.work / "img_emb" / f"img_emb_{number}.npy", image.astype(np.float16))
         if text is not None:
@@ -47,7 +48,7 @@ class Writer:
 
     def finish(self, about: dict[str, Any]) -> None:
         """Put the folder in its place, with `about` and the counts in vectors.json."""
-        facts = {**about, "rows": self.count, "parts": self.parts, "texts": bool(self.with_text)}
+        facts = {**about, "rows": self.count, "parts": self.parts, "texts": self.texts}
         (self.work / ABOUT).write_text(json.dumps(facts, indent=1), encoding="utf-8")
         place_folder(self.work, self.place)
 

@@ -1,68 +1,38 @@
 """Small real things for tests: shards of coloured shapes, an architecture of a few thousand weights, a recipe, runs."""
 
-import io
 import json
 import os
 import socket
 import subprocess
 import sys
-import tarfile
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from PIL import Image
-
 from clipkit.log import read_rows
+from tests import samples as samples_of
 
-COLOURS = {"red": (220, 30, 30), "green": (30, 160, 60), "blue": (40, 60, 220), "yellow": (230, 210, 40)}
-SHAPES = ("square", "stripe", "dot")
 ROOT = Path(__file__).resolve().parents[1]
 
 
-def picture(number: int, side: int = 40) -> tuple[bytes, str]:
-    """(JPEG, caption) of a shape; the number chooses colour, shape and place."""
-    colour = list(COLOURS)[number % 4]
-    shape = SHAPES[number // 4 % 3]
-    pixels = np.full((side, side, 3), 255, np.uint8)
-    at = 4 + number % 7
-    if shape == "square":
-        pixels[at : at + 20, at : at + 20] = COLOURS[colour]
-    elif shape == "stripe":
-        pixels[at : at + 6] = COLOURS[colour]
-    else:
-        y, x = np.mgrid[:side, :side]
-        pixels[(y - at - 10) ** 2 + (x - at - 10) ** 2 < 60] = COLOURS[colour]
-    buffer = io.BytesIO()
-    Image.fromarray(pixels).save(buffer, "JPEG", quality=92)
-    return buffer.getvalue(), f"a {colour} {shape}, number {number}"
-
-
-def tar(path: Path, members: dict[str, bytes]) -> Path:
-    """A tar of the members, in their order."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with tarfile.open(path, "w") as file:
-        for name, content in members.items():
-            info = tarfile.TarInfo(name)
-            info.size = len(content)
-            file.addfile(info, io.BytesIO(content))
-    return path
+def picture(number: int) -> tuple[bytes, str]:
+    """(JPEG, caption) of a shape."""
+    image, caption = samples_of.shape(number)
+    return samples_of.encoded(image), caption
 
 
 def shards(folder: Path, counts: tuple[int, ...] = (20, 13, 0, 17), first: int = 0) -> Path:
-    """WebDataset shards of `counts` samples: jpg, txt, json (colour, captions) and cls (colour's number)."""
-    number = first
+    """WebDataset shards of `counts` samples: jpg, txt, json (colour, captions, number), cls (the colour)."""
+    folder.mkdir(parents=True, exist_ok=True)
     for shard, count in enumerate(counts):
-        members: dict[str, bytes] = {}
-        for _ in range(count):
-            jpg, caption = picture(number)
-            facts = {"colour": list(COLOURS)[number % 4], "captions": [caption, f"{caption}, again"], "number": number}
-            key = f"{number:06d}"
-            members |= {f"{key}.jpg": jpg, f"{key}.txt": caption.encode(), f"{key}.json": json.dumps(facts).encode()}
-            members[f"{key}.cls"] = str(number % 4).encode()
-            number += 1
-        tar(folder / f"{shard:05d}.tar", members)
+        numbers = range(first + sum(counts[:shard]), first + sum(counts[:shard]) + count)
+        samples_of.write_shard(folder / f"{shard:05d}.tar", [_labelled(number) for number in numbers])
     return folder
+
+
+def _labelled(number: int) -> dict[str, Any]:
+    colour, caption = number % len(samples_of.COLORS), samples_of.shape(number)[1]
+    facts = {"colour": samples_of.COLORS[colour], "captions": [caption, f"{caption}, again"], "number": number}
+    return samples_of.sample(number, json=json.dumps(facts).encode(), cls=str(colour).encode())
 
 
 def architecture(folder: Path, **text: Any) -> str:

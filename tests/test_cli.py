@@ -12,7 +12,7 @@ from PIL import Image
 
 import clipkit
 from clipkit import cli
-from tests import making
+from tests import making, samples
 
 Run = Callable[..., tuple[int, str, str]]
 
@@ -181,7 +181,8 @@ BAD = {
 @pytest.fixture
 def bad(at: Path) -> Path:
     """The trained folder with broken things added."""
-    making.tar(at / "bare/0.tar", {"a.jpg": making.picture(1)[0]})
+    (at / "bare").mkdir(exist_ok=True)
+    samples.write_tar(at / "bare/0.tar", [("a.jpg", making.picture(1)[0])])
     (at / "broken.jpg").write_bytes(making.picture(1)[0][:300])
     (at / "bare_index").mkdir(exist_ok=True)
     (at / "bare_index/index.json").write_bytes((at / "index/index.json").read_bytes())

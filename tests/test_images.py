@@ -104,7 +104,7 @@ def test_a_jpeg_decoded_at_reduced_scale_gives_nearly_the_same_training_view() -
     for seed in range(10):
         reduced = images.train_view(data, target(64), (0.9, 1.0), random.Random(seed))
         left, top, w, h = images.crop_box(800, 600, (0.9, 1.0), random.Random(seed))
-        left, top, w, h = left // 8 * 8, top // 8 * 8, round(w / 8) * 8, round(h / 8) * 8  # to whole reduced pixels
+        left, top, w, h = (round(x / 8) * 8 for x in (left, top, w, h))  # to whole reduced pixels
         whole = images.resize(images.decode(data)[:, top : top + h, left : left + w], 64, 64)
         assert float((reduced.float() - whole.float()).abs().mean()) < 2.5
 

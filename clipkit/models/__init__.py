@@ -2,8 +2,8 @@
 
 from clipkit.models.create import Settings, create
 from clipkit.models.ema import Ema
-from clipkit.models.encode import embed_images, embed_texts
+from clipkit.models.encode import Pictures, embed_images, embed_texts
 from clipkit.models.load import load
 from clipkit.models.towers import DualEncoder
 
-__all__ = ["DualEncoder", "Ema", "Settings", "create", "embed_images", "embed_texts", "load"]
+__all__ = ["DualEncoder", "Ema", "Pictures", "Settings", "create", "embed_images", "embed_texts", "load"]

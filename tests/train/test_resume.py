@@ -55,7 +55,7 @@ def test_five_kills_change_neither_samples_nor_losses(tmp_path: Path) -> None:
     assert sorted(position for pairs in seen.values() for position, _ in pairs) == list(range(75 * 8))
     for epoch in range(75 * 8 // SAMPLES):
         inside = [key for pairs in seen.values() for position, key in pairs if position // SAMPLES == epoch]
-        assert Counter(inside) == Counter({f"{number:06d}": 1 for number in range(SAMPLES)})
+        assert Counter(inside) == Counter({f"{number:05d}": 1 for number in range(SAMPLES)})
 
 
 def test_a_signal_saves_and_exits_with_75(tmp_path: Path) -> None:
