@@ -38,7 +38,9 @@ def start(**options: Any) -> Any:
         )
     from accelerate import Accelerator
 
-    accelerator = Accelerator(**options)
+    accelerator = Accelerator(mixed_precision="no", **options)  # the model owns precision
+    if (kind := accelerator.distributed_type.value) in ("FSDP", "DEEPSPEED", "MEGATRON_LM", "XLA"):
+        raise UserError(f"{kind}: not supported yet; use an accelerate configuration of plain data parallelism (DDP)")
     asked = int(os.environ.get("WORLD_SIZE", "1"))
     if accelerator.num_processes != asked:
         raise UserError(

@@ -24,10 +24,12 @@ def train(run: Run) -> None:
     """Every step from where the run stands to its end; each ends in a state that a checkpoint holds whole."""
     cfg, device = run.cfg, run.accelerator.device
     parameters = [p for p in run.net.parameters() if p.requires_grad]
+    log = Log(run)
+    if run.step and _is_due(run, run.cfg.eval.every):
+        _evaluate(run, log)  # what a kill between saving and scoring left undone
     if run.step >= run.steps:
         say(f"{run.folder}: all {run.steps} steps are done; nothing is left to do")
         return
-    log = Log(run)
     run.model.train()
     with _signals(run), log.progress:
         for batch in log.waiting(run.stream.batches(run.step, run.steps)):
@@ -47,21 +49,24 @@ def train(run: Run) -> None:
 
 
 def _every_so_often(run: Run, log: Log) -> None:
-    """Evaluate, save and stop, where it is time for it."""
-    cfg, last = run.cfg, run.step == run.steps
+    """Save, stop and evaluate, where it is time for it."""
     began = time.monotonic()
-    due = cfg.eval.every is not None and run.step % cfg.eval.every == 0
-    if run.tasks and (due or last):
-        _evaluate(run, log)
     stop = _stop_agreed(run)
-    if last or stop or run.step % cfg.save_every == 0:
+    if stop or _is_due(run, run.cfg.save_every):
         log.finite(always=True)
         if run.main:
             _save(run)
         run.accelerator.wait_for_everyone()
     if stop:
         raise Stopped(f"stopped by {stop} at step {run.step} and saved; the same command goes on from here")
+    if _is_due(run, run.cfg.eval.every):
+        _evaluate(run, log)
     log.pause(time.monotonic() - began)
+
+
+def _is_due(run: Run, every: int | None) -> bool:
+    """Is it time for what happens every so many steps, and at the end?"""
+    return run.step == run.steps or (every is not None and run.step % every == 0)
 
 
 def _stop_agreed(run: Run) -> str:
@@ -105,11 +110,12 @@ def _save(run: Run) -> None:
 
 
 def _evaluate(run: Run, log: Log) -> None:
-    """All tasks on all ranks, with the averaged weights where the run keeps them."""
+    """The tasks not yet scored at this step, on all ranks, with the averaged weights where the run keeps them."""
+    todo = [task for task in run.tasks if (run.step, task.name) not in run.scored]
     if run.ema:
         run.ema.swap()
     run.net.eval()
-    for task in run.tasks:
+    for task in todo:
         log.scores(task, task.run(run.net, 0))
     run.model.train()
     if run.ema:

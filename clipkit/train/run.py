@@ -1,6 +1,6 @@
 """Everything a training step touches, put together from settings and the newest checkpoint."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -8,13 +8,14 @@ import torch
 
 from clipkit import checkpoint, data, distributed, evals, models, objectives, optim
 from clipkit.errors import UserError
-from clipkit.log import say
+from clipkit.log import read_rows, say
 from clipkit.train.settings import Settings, refuse_other, total_steps
 
 
 @dataclass
 class Run:
-    """The state of a training run; `step` steps are done, and `stop` names the signal that asks it to end."""
+    """The state of a training run: `step` steps are done, (step, task) of `scored` are evaluated, and `stop` names the
+    signal that asks it to end."""
 
     cfg: Settings
     accelerator: Any
@@ -27,6 +28,7 @@ class Run:
     tasks: list[evals.Task]
     ema: models.Ema | None = None
     step: int = 0
+    scored: set[tuple[int, str]] = field(default_factory=set)
     stop: str = ""
 
     @property
@@ -70,5 +72,18 @@ def prepare(cfg: Settings, accelerator: Any) -> Run:
         optim.load_state(optimizer, net.net, checkpoint.tensors(place / "optim.safetensors"))
         if ema:
             ema.load(checkpoint.tensors(place / "ema.safetensors"))
+        run.scored = {(row["step"], row["task"]) for row in read_rows(folder / "scores.jsonl")}
         say(f"{folder}: resumed at step {run.step}")
+    _introduce(run)
     return run
+
+
+def _introduce(run: Run) -> None:
+    """One line that says what is about to run, before hours of it."""
+    weights = sum(p.numel() for p in run.net.parameters())
+    ranks, device = run.accelerator.num_processes, run.accelerator.device.type
+    where = f"{device}, {str(run.net.dtype).removeprefix('torch.')}" + (f", {ranks} processes" if ranks > 1 else "")
+    say(
+        f"{run.folder}: {weights / 1e6:.1f} M parameters on {where}; {run.steps} steps of {run.cfg.data.batch} pairs "
+        f"from {len(run.stream):,} samples, {run.steps * run.cfg.data.batch / len(run.stream):.1f} epochs"
+    )

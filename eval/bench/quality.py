@@ -336,7 +336,7 @@ def main(
     data: Annotated[Path, typer.Option(help="OpenMoji set; made when absent.")] = REPO / "data/openmoji",
     seconds: Annotated[float, typer.Option(help="Wall clock of each training.", min=1)] = 180,
     seeds: Annotated[int, typer.Option(help="Trainings of each.", min=1)] = 3,
-    arch: Annotated[Path, typer.Option(help="open_clip architecture JSON.")] = REPO / "configs/archs/tiny.json",
+    arch: Annotated[Path, typer.Option(help="open_clip architecture JSON.")] = REPO / "configs/archs/small.json",
     batch: Annotated[int, typer.Option(help="Pairs of a step.", min=1)] = 256,
     peer_python: Annotated[str, typer.Option(help="Python that has open_clip_train working.")] = sys.executable,
     only: Annotated[str | None, typer.Option(help="clipkit or open_clip alone, for debugging.")] = None,
