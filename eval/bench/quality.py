@@ -1,6 +1,6 @@
 """Held-out retrieval after the same seconds of training: clipkit beside open_clip_train, in one run on one machine.
 
-    python eval/bench/quality.py --data data/openmoji --peer-python /tmp/peer/bin/python --check
+    python eval/bench/quality.py --check
 
 Both trainers get the same architecture file, OpenMoji shards, batch, crop (0.9 to 1 of the area), float32, AdamW with
 rate 1e-3, 50 steps of warmup, a cosine to 0 at the last step, decay 0.1, betas 0.9 and 0.98, eps 1e-6, and no
@@ -17,9 +17,9 @@ validation. The budget is the wall clock of the whole process, from its start to
 What is done for the peer: `python -m open_clip_train.main` only trains architectures it knows by name, so a wrapper of
 two lines registers ours first. One long epoch of steps x batch samples replaces many short ones: webdataset goes round
 the shards, shuffled anew and no sample twice a round, without an epoch's stop and checkpoint in between. open_clip's
-default precision, fp16 autocast, is some 20 times slower on a CPU: it gets fp32. It cannot read shards with webdataset
-1.x (KeyError 'fname'), nor start without pandas, so it may have a Python of its own. What stays different is what is
-compared: clipkit's loader, trimmed texts, fused AdamW, one matrix of similarities, denormals flushed to zero.
+default precision, fp16 autocast, is some 20 times slower on a CPU: it gets fp32. It gets an environment of its own,
+with the webdataset that it needs. What stays different is what is compared: clipkit's loader, trimmed texts, fused
+AdamW, one matrix of similarities, denormals flushed to zero.
 """
 
 import json
@@ -28,7 +28,6 @@ import statistics
 import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from functools import partial
@@ -37,26 +36,11 @@ from typing import Annotated, Any
 
 import numpy as np
 import typer
+from trainers import REPO, Case, peer_python, timed
 
-REPO = Path(__file__).resolve().parents[2]
 NAMES = ("open_clip", "clipkit")
-RECIPE: dict[str, Any] = {
-    "lr": 1e-3,
-    "warmup": 50,
-    "weight_decay": 0.1,
-    "betas": (0.9, 0.98),
-    "eps": 1e-6,
-    "crop": (0.9, 1.0),
-}
 SHORT, LONG = 4, 24  # steps of the two timed runs
 AIM, BOUND, TRIES = 0.97, 1.03, 3  # share of the budget that is planned, and that is accepted; runs until it is met
-WRAPPER = """
-import sys, open_clip, open_clip_train.main as peer
-open_clip.add_model_config(sys.argv[1]); peer.main(sys.argv[2:])"""
-PEER_HELP = """if it is webdataset or pandas, give open_clip_train a Python of its own:
-  uv venv /tmp/peer && uv pip install -p /tmp/peer/bin/python open_clip_torch=={open_clip} torch=={torch} \\
-      torchvision=={torchvision} 'webdataset<=0.2.86' pandas
-  and give --peer-python /tmp/peer/bin/python"""
 
 
 @dataclass(frozen=True)
@@ -96,106 +80,6 @@ class Row:
     recall1: float
     recall5: float
     plain_recall5: float
-
-
-@dataclass(frozen=True)
-class Case:
-    """What both trainers are given."""
-
-    arch: Path
-    data: Path
-    batch: int
-    peer_python: str
-
-    def command(self, trainer: str, steps: int, seed: int, workers: int, out: Path) -> tuple[list[str], Path]:
-        """(what to run, the weights that it leaves)."""
-        return (self.clipkit if trainer == "clipkit" else self.open_clip)(steps, seed, workers, out)
-
-    def clipkit(self, steps: int, seed: int, workers: int, out: Path) -> tuple[list[str], Path]:
-        settings = {
-            "run": out,
-            "model.arch": self.arch,
-            "data.train": self.data / "train",
-            "data.batch": self.batch,
-            "data.crop": list(RECIPE["crop"]),
-            "data.workers": workers,
-            "optim.lr": RECIPE["lr"],
-            "optim.warmup": warmup(steps),
-            "optim.weight_decay": RECIPE["weight_decay"],
-            "optim.betas": list(RECIPE["betas"]),
-            "optim.eps": RECIPE["eps"],
-            "steps": steps,
-            "save_every": steps,
-            "seed": seed,
-            "precision": "fp32",
-            "eval.suite": "null",
-        }
-        recipe = str(REPO / "configs" / "openmoji.yaml")
-        given = [f"{key}={value}" for key, value in settings.items()]
-        return [
-            sys.executable,
-            "-m",
-            "clipkit.train",
-            recipe,
-            *given,
-        ], out / f"checkpoints/{steps:09d}/model.safetensors"
-
-    def open_clip(self, steps: int, seed: int, workers: int, out: Path) -> tuple[list[str], Path]:
-        beta1, beta2 = RECIPE["betas"]
-        options = {
-            "model": self.arch.stem,
-            "train-data": "::".join(map(str, sorted((self.data / "train").glob("*.tar")))),
-            "dataset-type": "webdataset",
-            "train-num-samples": steps * self.batch,
-            "epochs": 1,
-            "batch-size": self.batch,
-            "workers": workers,
-            "lr": RECIPE["lr"],
-            "warmup": warmup(steps),
-            "wd": RECIPE["weight_decay"],
-            "beta1": beta1,
-            "beta2": beta2,
-            "eps": RECIPE["eps"],
-            "seed": seed,
-            "precision": "fp32",
-            "device": "cpu",
-            "logs": out.parent,
-            "name": out.name,
-        }
-        given = [word for key, value in options.items() for word in (f"--{key}", str(value))]
-        crop = f"scale=({RECIPE['crop'][0]},{RECIPE['crop'][1]})"
-        command = [self.peer_python, "-c", WRAPPER, str(self.arch), *given, "--aug-cfg", crop]
-        return command, out / "checkpoints/epoch_1.pt"
-
-
-def warmup(steps: int) -> int:
-    """Steps of warmup; a debugging run of few steps warms up over a quarter of them."""
-    return min(RECIPE["warmup"], max(1, steps // 4))
-
-
-def timed(command: list[str], weights: Path) -> float:
-    """Run to the end; the seconds it took.
-
-    Raises: SystemExit with the last lines that it said, unless it left its weights.
-    """
-    environment = {**os.environ, "CUDA_VISIBLE_DEVICES": "", "TOKENIZERS_PARALLELISM": "false"}
-    began = time.monotonic()
-    done = subprocess.run(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
-    seconds = time.monotonic() - began
-    if done.returncode or not weights.is_file():
-        peer = "-c" in command
-        why = f"\n{PEER_HELP.format(**versions())}" if peer else ""
-        tail = "\n".join(done.stdout.splitlines()[-25:])
-        raise SystemExit(f"{tail}\n{'open_clip_train' if peer else 'clipkit'} failed (exit {done.returncode}){why}")
-    return seconds
-
-
-def versions() -> dict[str, str]:
-    """Of the packages whose versions the two trainers share."""
-    from importlib.metadata import version
-
-    packages = {"open_clip": "open_clip_torch", "torch": "torch", "torchvision": "torchvision"}
-    return {key: version(name).split("+")[0] for key, name in packages.items()}
 
 
 def pace(case: Case, trainer: str, folder: Path) -> Pace:
@@ -338,7 +222,7 @@ def main(
     seeds: Annotated[int, typer.Option(help="Trainings of each.", min=1)] = 3,
     arch: Annotated[Path, typer.Option(help="open_clip architecture JSON.")] = REPO / "configs/archs/small.json",
     batch: Annotated[int, typer.Option(help="Pairs of a step.", min=1)] = 256,
-    peer_python: Annotated[str, typer.Option(help="Python that has open_clip_train working.")] = sys.executable,
+    peer: Annotated[str, typer.Option(help="Python with a working open_clip_train; made when not given.")] = "",
     only: Annotated[str | None, typer.Option(help="clipkit or open_clip alone, for debugging.")] = None,
     check: Annotated[bool, typer.Option("--check", help="Exit with 1 unless clipkit scores higher.")] = False,
 ) -> None:
@@ -350,7 +234,9 @@ def main(
     if (load := os.getloadavg()[0]) > 0.25 * (os.cpu_count() or 1):
         _say(f"load average {load:.2f}: others use this machine, and a crowded core slows a step up to tenfold")
     with tempfile.TemporaryDirectory() as folder:
-        rows = compare(Case(arch.resolve(), data.resolve(), batch, peer_python), seconds, seeds, only, Path(folder))
+        rows = compare(
+            Case(arch.resolve(), data.resolve(), batch, peer or peer_python()), seconds, seeds, only, Path(folder)
+        )
     print(table(rows))
     if only:
         return

@@ -1,7 +1,7 @@
 """The parts of eval/bench/quality.py that need no training."""
 
 import dataclasses
-import importlib.util
+import importlib
 import json
 import sys
 from pathlib import Path
@@ -9,17 +9,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-PATH = Path(__file__).parents[2] / "eval" / "bench" / "quality.py"
+BENCH = Path(__file__).parents[2] / "eval" / "bench"
 
 
 @pytest.fixture(scope="module")
 def quality():
-    spec = importlib.util.spec_from_file_location("bench_quality", PATH)
-    module = importlib.util.module_from_spec(spec)
-    sys.modules["bench_quality"] = module  # dataclasses look their module up
-    spec.loader.exec_module(module)
-    yield module
-    del sys.modules["bench_quality"]
+    sys.path.insert(0, str(BENCH))  # as Python does for the script
+    yield importlib.import_module("quality")
+    sys.path.remove(str(BENCH))
 
 
 def test_two_short_runs_tell_the_start_and_the_step(quality):
@@ -145,6 +142,6 @@ def test_both_trainers_get_the_same_recipe(quality, tmp_path):
     assert weights == tmp_path / "b" / "checkpoints" / "epoch_1.pt"
 
 
-def test_a_peer_that_fails_says_how_to_make_one_that_works(quality, tmp_path):
-    with pytest.raises(SystemExit, match=r"KeyError: 'fname'(?s:.*)open_clip_train failed(?s:.*)webdataset<=0.2.86"):
+def test_a_training_that_fails_shows_what_it_said(quality, tmp_path):
+    with pytest.raises(SystemExit, match=r"KeyError: 'fname'(?s:.*)the training above failed \(exit 1\)"):
         quality.timed([sys.executable, "-c", "raise KeyError('fname')"], tmp_path / "none.pt")

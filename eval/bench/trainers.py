@@ -1,0 +1,132 @@
+"""clipkit and open_clip_train as commands that train the same thing."""
+
+import os
+import subprocess
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+REPO = Path(__file__).resolve().parents[2]
+PEER = REPO / ".venv-peer"
+RECIPE: dict[str, Any] = {
+    "lr": 1e-3,
+    "warmup": 50,
+    "weight_decay": 0.1,
+    "betas": (0.9, 0.98),
+    "eps": 1e-6,
+    "crop": (0.9, 1.0),
+}
+WRAPPER = """
+import sys, open_clip, open_clip_train.main as peer
+open_clip.add_model_config(sys.argv[1]); peer.main(sys.argv[2:])"""
+
+
+@dataclass(frozen=True)
+class Case:
+    """What both trainers are given."""
+
+    arch: Path
+    data: Path
+    batch: int
+    peer_python: str
+
+    def command(self, trainer: str, steps: int, seed: int, workers: int, out: Path) -> tuple[list[str], Path]:
+        """(what to run, the weights that it leaves)."""
+        return (self.clipkit if trainer == "clipkit" else self.open_clip)(steps, seed, workers, out)
+
+    def clipkit(self, steps: int, seed: int, workers: int, out: Path) -> tuple[list[str], Path]:
+        settings = {
+            "run": out,
+            "model.arch": self.arch,
+            "data.train": self.data / "train",
+            "data.batch": self.batch,
+            "data.crop": list(RECIPE["crop"]),
+            "data.workers": workers,
+            "optim.lr": RECIPE["lr"],
+            "optim.warmup": warmup(steps),
+            "optim.weight_decay": RECIPE["weight_decay"],
+            "optim.betas": list(RECIPE["betas"]),
+            "optim.eps": RECIPE["eps"],
+            "steps": steps,
+            "save_every": steps,
+            "seed": seed,
+            "precision": "fp32",
+            "eval.suite": "null",
+        }
+        recipe = str(REPO / "configs" / "openmoji.yaml")
+        command = [
+            sys.executable,
+            "-m",
+            "clipkit.train",
+            recipe,
+            *(f"{key}={value}" for key, value in settings.items()),
+        ]
+        return command, out / f"checkpoints/{steps:09d}/model.safetensors"
+
+    def open_clip(self, steps: int, seed: int, workers: int, out: Path) -> tuple[list[str], Path]:
+        beta1, beta2 = RECIPE["betas"]
+        options = {
+            "model": self.arch.stem,
+            "train-data": "::".join(map(str, sorted((self.data / "train").glob("*.tar")))),
+            "dataset-type": "webdataset",
+            "train-num-samples": steps * self.batch,
+            "epochs": 1,
+            "batch-size": self.batch,
+            "workers": workers,
+            "lr": RECIPE["lr"],
+            "warmup": warmup(steps),
+            "wd": RECIPE["weight_decay"],
+            "beta1": beta1,
+            "beta2": beta2,
+            "eps": RECIPE["eps"],
+            "seed": seed,
+            "precision": "fp32",
+            "device": "cpu",
+            "logs": out.parent,
+            "name": out.name,
+        }
+        given = [word for key, value in options.items() for word in (f"--{key}", str(value))]
+        crop = f"scale=({RECIPE['crop'][0]},{RECIPE['crop'][1]})"
+        command = [self.peer_python, "-c", WRAPPER, str(self.arch), *given, "--aug-cfg", crop]
+        return command, out / "checkpoints/epoch_1.pt"
+
+
+def warmup(steps: int) -> int:
+    """Steps of warmup; a debugging run of few steps warms up over a quarter of them."""
+    return min(RECIPE["warmup"], max(1, steps // 4))
+
+
+def timed(command: list[str], weights: Path) -> float:
+    """Run to the end; the seconds it took.
+
+    Raises: SystemExit with the last lines that it said, unless it left its weights.
+    """
+    environment = {**os.environ, "CUDA_VISIBLE_DEVICES": "", "TOKENIZERS_PARALLELISM": "false"}
+    began = time.monotonic()
+    done = subprocess.run(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    seconds = time.monotonic() - began
+    if done.returncode or not weights.is_file():
+        tail = "\n".join(done.stdout.splitlines()[-25:])
+        raise SystemExit(f"{tail}\n{command[0]}: the training above failed (exit {done.returncode})")
+    return seconds
+
+
+def peer_python() -> str:
+    """The Python of open_clip_train's own environment, which is made on first use, in about a minute.
+
+    Its releases cannot read shards with webdataset 1.x and import pandas without asking for it; torch, torchvision and
+    open_clip are of the versions that clipkit runs with here.
+    """
+    python = PEER / "bin" / "python"
+    if not python.exists():
+        from importlib.metadata import version
+
+        print(f"making {PEER} for open_clip_train ...", file=sys.stderr, flush=True)
+        same = [f"{name}=={version(name).split('+')[0]}" for name in ("torch", "torchvision", "open_clip_torch")]
+        subprocess.run([sys.executable, "-m", "venv", str(PEER)], check=True)
+        subprocess.run([python, "-m", "pip", "install", "-q", "--disable-pip-version-check", "uv"], check=True)
+        install = [str(PEER / "bin" / "uv"), "pip", "install", "-q", "--python", str(python)]
+        subprocess.run([*install, *same, "webdataset<=0.2.86", "pandas"], check=True)
+    return str(python)
