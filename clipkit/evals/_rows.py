@@ -22,13 +22,9 @@ def image_rows(model: DualEncoder, source: Shards, numbers: Sequence[int], worke
         for number, reason in bad.items():
             raise BadData(f"{source.pattern}: key {source.key(*source.place(number))}: {reason}; mend or remove it")
         parts.append(rows)
-    return _everywhere(model, torch.cat(parts))
+    return distributed.gather_uneven(torch.cat(parts))
 
 
 def text_rows(model: DualEncoder, texts: Sequence[str]) -> Tensor:
     """Embeddings float32 [len(texts), D] on the CPU, the same on all ranks."""
-    return _everywhere(model, embed_texts(model, [texts[i] for i in distributed.share(len(texts))]))
-
-
-def _everywhere(model: DualEncoder, rows: Tensor) -> Tensor:
-    return distributed.gather_uneven(rows.to(model.device)).cpu()
+    return distributed.gather_uneven(embed_texts(model, [texts[i] for i in distributed.share(len(texts))]))

@@ -41,23 +41,64 @@ class Settings:
     """Start that tower from the folder's weights."""
 
 
-def create(cfg: Settings, scale: float, bias: float | None) -> DualEncoder:
-    """A dual encoder with the given first scale (the factor) and bias (null: none).
+def create(cfg: Settings, scale: float | None = None, bias: float | None = None) -> DualEncoder:
+    """A dual encoder whose similarities start with `scale` (the factor) and `bias` (null: it has none), unless weights
+    that it starts from carry their own; without a `scale`, both are as the architecture has them.
 
     Raises: UserError when the architecture, its weights or the text folder are not to be had.
     """
+    import open_clip
+
     name, model_cfg = _architecture(cfg)
-    spec = {"arch": cfg.arch, "model_cfg": model_cfg, "text_pool": cfg.text_pool if cfg.text else None}
-    weights = None if name is None else {"name": name, "pretrained": cfg.pretrained}
-    if name is None and cfg.pretrained:
-        weights = {"pretrained_file": cfg.pretrained}
     text_folder = Path(cfg.text) if cfg.text else None
-    return _build(spec, scale, bias, weights, text_folder, cfg.text_pretrained)
+    options = _options(model_cfg, text_folder)
+    if scale is not None:
+        options["init_logit_scale"] = math.log(scale)
+        if bias is not None:
+            options["init_logit_bias"] = bias
+    with _as_folder(model_cfg, None) as location, _one_line(cfg.arch):
+        if name is None:
+            net: Any = open_clip.create_model(location, load_weights=False, **options)
+            if cfg.pretrained:
+                open_clip.load_checkpoint(net, cfg.pretrained)
+        else:
+            options["force_context_length"] = model_cfg["text_cfg"].get("context_length")
+            net = open_clip.create_model(name, pretrained=cfg.pretrained, **{**options, "pretrained_text": True})
+    if scale is not None and bias is None:
+        net.logit_bias = None  # an unused weight would break training on several ranks
+    spec = {"arch": cfg.arch, "model_cfg": model_cfg, "text_pool": cfg.text_pool if cfg.text else None}
+    return _dress(net, spec, text_folder, cfg.text_pretrained)
 
 
 def rebuild(spec: dict[str, Any], text_folder: Path | None) -> DualEncoder:
     """The dual encoder of a model.yaml, with random weights for the caller to replace."""
-    return _build(spec, 1.0, 0.0 if spec["bias"] else None, None, text_folder, False)
+    import open_clip
+
+    options = _options(spec["model_cfg"], text_folder)
+    with _as_folder(spec["model_cfg"], spec["preprocess"]) as location, _one_line(spec["arch"]):
+        bias = 0.0 if spec["bias"] else None
+        net = open_clip.create_model(location, load_weights=False, init_logit_bias=bias, **options)
+    return _dress(net, spec, text_folder, False)
+
+
+def _options(model_cfg: dict[str, Any], text_folder: Path | None) -> dict[str, Any]:
+    """What every model is built with: a scale of one dimension, which FSDP needs, and no towers fetched from a hub."""
+    return {
+        "nonscalar_logit_scale": True,
+        "pretrained_image": False,
+        "pretrained_text": False,
+        "force_image_size": model_cfg["vision_cfg"].get("image_size", 224),
+        "force_custom_text": text_folder is not None,
+    }
+
+
+def _dress(net: Any, spec: dict[str, Any], text_folder: Path | None, text_pretrained: bool) -> DualEncoder:
+    """An open_clip model with its text tower replaced where there is a folder, and all that is needed to feed it."""
+    if text_folder is not None:
+        net.text = FolderText(text_folder, spec["model_cfg"]["embed_dim"], spec["text_pool"], text_pretrained)
+    preprocess = net.visual.preprocess_cfg
+    spec = {**spec, "preprocess": {**preprocess}, "bias": net.logit_bias is not None}
+    return DualEncoder(net, spec, _shape(preprocess), _tokenizer(spec, text_folder), text_folder)
 
 
 def _architecture(cfg: Settings) -> tuple[str | None, dict[str, Any]]:
@@ -65,10 +106,8 @@ def _architecture(cfg: Settings) -> tuple[str | None, dict[str, Any]]:
     import open_clip
 
     if cfg.arch.startswith(LOCATIONS) or cfg.arch in open_clip.list_models():
-        try:
+        with _one_line(cfg.arch):
             name, model_cfg = cfg.arch, open_clip.get_model_config(cfg.arch)
-        except Exception as error:  # whatever a hub or a folder may answer, the user reads it in one line
-            raise UserError(f"{cfg.arch}: {' '.join(str(error).split())}") from None
     else:
         path = config.find("configs/archs", cfg.arch, ".json")
         try:
@@ -85,48 +124,6 @@ def _architecture(cfg: Settings) -> tuple[str | None, dict[str, Any]]:
     return name, model_cfg
 
 
-def _build(
-    spec: dict[str, Any],
-    scale: float,
-    bias: float | None,
-    weights: dict[str, Any] | None,
-    text_folder: Path | None,
-    text_pretrained: bool,
-) -> DualEncoder:
-    import open_clip
-    import torch
-
-    model_cfg, size = spec["model_cfg"], spec["model_cfg"]["vision_cfg"].get("image_size", 224)
-    options: dict[str, Any] = {
-        "nonscalar_logit_scale": True,
-        "init_logit_scale": math.log(scale),
-        "init_logit_bias": bias,
-        "pretrained_image": False,
-        "pretrained_text": bool(weights),
-        "force_image_size": size,
-        "force_custom_text": text_folder is not None,
-    }
-    with _quiet(), _as_folder(model_cfg, spec.get("preprocess")) as location:
-        try:
-            if weights and "name" in weights:
-                options["force_context_length"] = model_cfg["text_cfg"].get("context_length")
-                net: Any = open_clip.create_model(weights["name"], pretrained=weights["pretrained"], **options)
-            else:
-                net = open_clip.create_model(location, load_weights=False, **options)
-                if weights:
-                    open_clip.load_checkpoint(net, weights["pretrained_file"])
-        except Exception as error:  # open_clip raises many kinds; each means that this model cannot be had
-            raise UserError(f"{spec['arch']}: {' '.join(str(error).split())}") from error
-    if text_folder is not None:
-        net.text = FolderText(text_folder, model_cfg["embed_dim"], spec["text_pool"], text_pretrained)
-    shape = _shape(net.visual.preprocess_cfg)
-    spec = {**spec, "preprocess": {**net.visual.preprocess_cfg}, "bias": bias is not None}
-    with torch.no_grad():  # pretrained weights carry their own scale; a fresh bias must be what the objective asked for
-        if weights is None:
-            net.logit_scale.fill_(math.log(scale))
-    return DualEncoder(net, spec, shape, _tokenizer(spec, text_folder), text_folder)
-
-
 @contextmanager
 def _as_folder(model_cfg: dict[str, Any], preprocess: dict[str, Any] | None) -> Iterator[str]:
     """The configuration as a `local-dir:` location, the public way to give open_clip one that it does not ship."""
@@ -137,12 +134,15 @@ def _as_folder(model_cfg: dict[str, Any], preprocess: dict[str, Any] | None) -> 
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
-    """open_clip warns that a model without weights is random; here that is what was asked for."""
+def _one_line(arch: str) -> Iterator[None]:
+    """Whatever open_clip raises becomes one line for the user; its warning that weights are random, as was asked for,
+    goes unsaid."""
     before = logging.root.manager.disable
     logging.disable(logging.WARNING)
     try:
         yield
+    except Exception as error:  # open_clip raises many kinds; each means that this model cannot be had
+        raise UserError(f"{arch}: {' '.join(str(error).split())}") from error
     finally:
         logging.disable(before)
 

@@ -22,7 +22,7 @@ def load(name: str, device: torch.device | str | None = None) -> DualEncoder:
     device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     path = Path(name)
     if name.startswith(LOCATIONS):
-        model = create(Settings(arch=name), 1 / 0.07, None)
+        model = create(Settings(arch=name))
     elif path.is_dir():
         model = read(_checkpoint(path))
     else:
@@ -34,7 +34,7 @@ def load(name: str, device: torch.device | str | None = None) -> DualEncoder:
                 f"{name}: no such run or checkpoint folder; give one, or an open_clip model as NAME/TAG "
                 "(ViT-B-32/laion2b_s34b_b79k), hf-hub:NAME or local-dir:FOLDER"
             )
-        model = create(Settings(arch=arch, pretrained=tag), 1 / 0.07, None)
+        model = create(Settings(arch=arch, pretrained=tag))
     model.dtype = distributed.best_dtype(device)
     return model.to(device).eval()
 

@@ -117,7 +117,7 @@ def clipkit_scores(arch: Path, weights: Path, test: Path) -> dict[str, float]:
     from clipkit import models
     from clipkit.evals import retrieval
 
-    model = models.create(models.Settings(arch=str(arch), pretrained=str(weights)), 1.0, None)
+    model = models.create(models.Settings(arch=str(arch), pretrained=str(weights)))
     return retrieval.Setting(data=str(test))(model.eval())
 
 

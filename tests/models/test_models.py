@@ -13,6 +13,7 @@ from torch import Tensor
 from clipkit import checkpoint, config, models
 from clipkit.errors import StorageError, UserError
 from clipkit.models.load import TEXT_FOLDER
+from tests.making import architecture
 
 TEXTS = ["a cat", "two dogs on a red sofa", "x", "the quick brown fox jumps over the lazy dog!"]
 
@@ -20,19 +21,6 @@ TEXTS = ["a cat", "two dogs on a red sofa", "x", "the quick brown fox jumps over
 def tiny(**more: Any) -> models.DualEncoder:
     torch.manual_seed(0)
     return models.create(models.Settings(**{"arch": "tiny", **more}), 10.0, None).eval()
-
-
-def architecture(folder: Path, **text: Any) -> str:
-    """A JSON file with a still smaller model, whose text tower has the given settings."""
-    cfg = {
-        "embed_dim": 16,
-        "vision_cfg": {"image_size": 32, "layers": 1, "width": 32, "head_width": 16, "patch_size": 16},
-        "text_cfg": {"context_length": 24, "vocab_size": 49408, "width": 16, "heads": 2, "layers": 2, **text},
-    }
-    if text:
-        cfg["custom_text"] = True
-    (folder / "small.json").write_text(json.dumps(cfg))
-    return str(folder / "small.json")
 
 
 @pytest.mark.parametrize("text", [{}, {"pool_type": "eos", "eos_id": 49407}, {"proj_bias": True}])
@@ -135,6 +123,21 @@ def test_an_open_clip_folder_is_a_model(tmp_path: Path) -> None:
     ids = model.tokenizer(TEXTS)
     torch.testing.assert_close(found(text=ids).text, peer.encode_text(ids, normalize=True), rtol=1e-6, atol=1e-6)
     assert found.shape.mean == (0.1, 0.2, 0.3)
+
+
+def test_a_bias_is_kept_from_a_folder_and_dropped_where_the_objective_has_none(tmp_path: Path) -> None:
+    arch = architecture(tmp_path)
+    model = models.create(models.Settings(arch=arch), 10.0, -4.0)
+    assert model().bias.item() == -4.0 and model().scale.item() == pytest.approx(10)
+    place = save(model, tmp_path / "run")
+    assert models.load(str(place), "cpu")().bias.item() == -4.0
+    cfg = {"model_cfg": {**model.spec["model_cfg"], "init_logit_bias": -7.0}}
+    (tmp_path / "open_clip_config.json").write_text(json.dumps(cfg))
+    shutil.copy(place / "model.safetensors", tmp_path / "open_clip_model.safetensors")
+    kept = models.load(f"local-dir:{tmp_path}", "cpu")
+    assert kept().bias.item() == -4.0
+    fresh = models.Settings(arch=f"local-dir:{tmp_path}")
+    assert models.create(fresh, 14.0, None)().bias is None
 
 
 def test_an_open_clip_name_is_an_architecture() -> None:
