@@ -7,6 +7,7 @@ change what a step sees. It never goes through `accelerator.prepare`, which woul
 
 import os
 import random
+import signal
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Annotated, Any
@@ -110,6 +111,13 @@ def _shared_uint8(shape: tuple[int, ...]) -> Tensor:
     return torch.empty(0, dtype=torch.uint8).set_(storage, 0, shape)  # type: ignore[call-overload]
 
 
+def _outlive_one_signal(worker: int) -> None:
+    """Ctrl-C and Slurm signal the workers too; they must go on feeding the step that the main process still ends and
+    saves. A second signal, by which torch gets rid of a stuck worker, ends them."""
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1):
+        signal.signal(number, lambda number, frame: signal.signal(number, signal.SIG_DFL) and None)
+
+
 @dataclass
 class _Guard:
     """Counts replaced samples, and ends the run where they are more than `bound` of the last 10,000."""
@@ -182,6 +190,7 @@ class Stream:
             num_workers=self.workers,
             pin_memory=torch.cuda.is_available(),
             prefetch_factor=4 if self.workers else None,
+            worker_init_fn=_outlive_one_signal,
         )
         held: list[Batch] = []
         for part in _plainly(loader):

@@ -1,5 +1,6 @@
 """Rule 2: a run killed at any moment and started again is the run that was never killed."""
 
+import os
 import random
 import signal
 import subprocess
@@ -7,6 +8,8 @@ import sys
 import time
 from collections import Counter
 from pathlib import Path
+
+import pytest
 
 from tests import making
 
@@ -58,21 +61,20 @@ def test_five_kills_change_neither_samples_nor_losses(tmp_path: Path) -> None:
         assert Counter(inside) == Counter({f"{number:05d}": 1 for number in range(SAMPLES)})
 
 
-def test_a_signal_saves_and_exits_with_75(tmp_path: Path) -> None:
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_to_all_processes_saves_and_exits_with_75(tmp_path: Path, number: signal.Signals) -> None:
     recipe = settings(tmp_path / "a", steps=100_000, save_every=100_000)
+    command = [sys.executable, "-m", "clipkit.train", str(recipe), "data.workers=2"]
     child = subprocess.Popen(
-        [sys.executable, "-m", "clipkit.train", str(recipe)],
-        env=making.environment(),
-        stderr=subprocess.PIPE,
-        text=True,
+        command, env=making.environment(), stderr=subprocess.PIPE, text=True, start_new_session=True
     )
     log = recipe.parent / "run/metrics.jsonl"
     while child.poll() is None and not log.exists():
         time.sleep(0.02)
     time.sleep(0.3)
-    child.send_signal(signal.SIGTERM)
+    os.killpg(child.pid, number)  # as Ctrl-C and Slurm do: the data workers get it too
     _, said = child.communicate(timeout=60)
     assert child.returncode == 75, said
-    assert "stopped by SIGTERM at step" in said and "Traceback" not in said
+    assert f"stopped by {number.name} at step" in said and "Traceback" not in said
     saved = max(int(path.name) for path in (recipe.parent / "run/checkpoints").iterdir())
     assert saved == max(making.losses(recipe.parent / "run")), "no finished step is lost"
