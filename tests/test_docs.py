@@ -65,6 +65,9 @@ def test_every_command_of_readme_runs(folder: Path) -> None:
         assert "Traceback" not in done.stderr
         ran += 1
     assert ran >= 10
+    # ten minutes and more of training: its parts are tested in tests/bench, here that it starts
+    assert "python eval/bench/quality.py" in (making.ROOT / "README.md").read_text()
+    assert shell("python eval/bench/quality.py --help", making.ROOT).returncode == 0
 
 
 def test_the_python_of_readme_runs(folder: Path) -> None:

@@ -14,7 +14,7 @@ from clipkit.quickstart.report import write
 from clipkit.shards import read_span
 
 MARK = "quickstart.json"
-QUERIES = ("firefighter with dark skin", "woman in a wheelchair")
+QUERIES = ("firefighter with dark skin", "mermaid with light skin")
 
 
 def run(out: Path, steps: int | None = None) -> Path:
@@ -36,7 +36,7 @@ def run(out: Path, steps: int | None = None) -> Path:
     _clipkit("index", str(vectors), "--out", str(index))
     searches = [(words, _search(index, words)) for words in QUERIES]
     picture = _picture(out, searches[0][1][0])
-    searches.append((str(picture), _search(index, "--image", str(picture))))
+    searches.append((f"the picture {picture}", _search(index, "--image", str(picture))))
 
     page = write(out, read_rows(model / "metrics.jsonl"), read_rows(model / "scores.jsonl"), vectors, searches)
     say(f"done in {duration(time.monotonic() - began)}")
