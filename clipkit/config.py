@@ -213,7 +213,9 @@ def _type_name(kind: Any) -> str:
     if hasattr(kind, "__metadata__"):  # Annotated: the range is part of what people need to know
         rules = [rule for field in kind.__metadata__ for rule in getattr(field, "metadata", [])]
         signs = {"gt": ">", "ge": ">=", "lt": "<", "le": "<="}
-        bounds = [f"{sign} {getattr(r, name):g}" for r in rules for name, sign in signs.items() if hasattr(r, name)]
+        bounds = [
+            f"{sign} {_short(getattr(r, name))}" for r in rules for name, sign in signs.items() if hasattr(r, name)
+        ]
         return " ".join([_type_name(get_args(kind)[0]), *bounds])
     names = [arg if isinstance(arg, str) else _type_name(arg) for arg in get_args(kind) if arg is not Ellipsis]
     if origin is dict:
@@ -221,6 +223,10 @@ def _type_name(kind: Any) -> str:
     if origin in (tuple, list):
         return f"{origin.__name__} of {', '.join(names)}"
     return " or ".join(names)
+
+
+def _short(bound: float) -> str:
+    return str(bound) if isinstance(bound, int) else f"{bound:g}"
 
 
 def write_atomic(path: Path, text: str) -> None:

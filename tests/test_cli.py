@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 import clipkit
@@ -28,6 +29,7 @@ def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> 
             cli.main()
         except SystemExit as end:
             code = int(end.code or 0)
+        torch.set_flush_denormal(False)  # which training has set for this whole process
         said = capsys.readouterr()
         return code, said.out, said.err
 

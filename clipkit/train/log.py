@@ -36,7 +36,9 @@ class Log:
             self.metrics = Rows(run.folder / "metrics.jsonl", run.step)
             self.table = Rows(run.folder / "scores.jsonl", run.step)
         if run.cfg.log_with:
-            run.accelerator.init_trackers(run.folder.name, dict(flat(config.to_tree(run.cfg))))
+            leaves = flat(config.to_tree(run.cfg))
+            plain = {key: value if isinstance(value, int | float | str) else str(value) for key, value in leaves}
+            run.accelerator.init_trackers(run.folder.name, plain)
 
     def waiting(self, batches: Iterator[Batch]) -> Iterator[Batch]:
         """The batches, timing how long each was waited for."""

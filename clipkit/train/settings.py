@@ -65,7 +65,7 @@ class Settings:
     """Of the towers; auto is bf16 where the device is faster in it, else fp32."""
     ema: Annotated[float, Field(gt=0, lt=1)] | None = None
     """Decay of an average of the weights, which is then what is evaluated and loaded; null keeps none."""
-    seed: Annotated[int, Field(ge=0, lt=1 << 63)] = 0
+    seed: Annotated[int, Field(ge=0, lt=1 << 32)] = 0
     """Of the first weights, the order of the data, the crops and dropout."""
     eval: Evaluation = field(default_factory=Evaluation)
     log_every: Count = 10
