@@ -82,14 +82,15 @@ def _bar() -> Any:
 
     columns = (
         TextColumn("{task.description}"),
-        BarColumn(),
+        BarColumn(bar_width=None),
         MofNCompleteColumn(),
         TextColumn("{task.fields[text]}"),
         TimeElapsedColumn(),
         TextColumn("left"),
         TimeRemainingColumn(),
     )
-    return Progress(*columns, console=Console(stderr=True))
+    # twice a second: the thread that draws takes time from the step
+    return Progress(*columns, console=Console(stderr=True), expand=True, refresh_per_second=2)
 
 
 class Rows:
