@@ -76,7 +76,6 @@ def _bar() -> Any:
         MofNCompleteColumn,
         Progress,
         TextColumn,
-        TimeElapsedColumn,
         TimeRemainingColumn,
     )
 
@@ -85,8 +84,7 @@ def _bar() -> Any:
         BarColumn(bar_width=None),
         MofNCompleteColumn(),
         TextColumn("{task.fields[text]}"),
-        TimeElapsedColumn(),
-        TextColumn("left"),
+        TextColumn("ETA"),
         TimeRemainingColumn(),
     )
     # twice a second: the thread that draws takes time from the step

@@ -77,7 +77,7 @@ class Log:
             self.metrics.write(row)
         if run.cfg.log_with:
             run.accelerator.log({k: v for k, v in row.items() if k != "step"}, step=run.step)
-        text = f"loss {row['loss']:.3f}  {row['pairs_per_s']:.0f} pairs/s  {row['wait_share']:.0%} waiting for data"
+        text = f"loss {row['loss']:.3f}  {row['pairs_per_s']:.0f} pairs/s  data wait {row['wait_share']:.0%}"
         self.progress.update(run.step, text + (f"  {row['replaced']} samples replaced" if row["replaced"] else ""))
         self.began, self.waited, self.rows_seen, self.norm = time.monotonic(), 0.0, 0, None
 
