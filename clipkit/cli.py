@@ -1,6 +1,7 @@
 """The command line: names to functions, which are imported when they are called."""
 
 import json
+import os
 import sys
 from pathlib import Path
 from typing import Annotated, Any
@@ -115,7 +116,7 @@ def classify(
     from clipkit.classifier import TEMPLATES
     from clipkit.classifier import classify as work
 
-    names = Path(classes).read_text(encoding="utf-8").splitlines() if Path(classes).is_file() else classes.split(",")
+    names = Path(classes).read_text(encoding="utf-8").splitlines() if os.path.isfile(classes) else classes.split(",")
     rows = work(model, pictures, names, template or TEMPLATES, top)
     if as_json:
         _lines(rows)

@@ -38,7 +38,12 @@ def start(**options: Any) -> Any:
         )
     from accelerate import Accelerator
 
-    accelerator = Accelerator(mixed_precision="no", **options)  # the model owns precision
+    try:
+        accelerator = Accelerator(mixed_precision="no", **options)  # the model owns precision
+    except ValueError as error:
+        if not options.get("log_with"):
+            raise
+        raise UserError(f"log_with: {error}") from None
     if (kind := accelerator.distributed_type.value) in ("FSDP", "DEEPSPEED", "MEGATRON_LM", "XLA"):
         raise UserError(f"{kind}: not supported yet; use an accelerate configuration of plain data parallelism (DDP)")
     asked = int(os.environ.get("WORLD_SIZE", "1"))
@@ -65,7 +70,7 @@ def best_dtype(device: torch.device) -> torch.dtype:
     CPUs count only with AMX: without it bf16 is 2.7x slower than float32 (measured, LOG.md).
     """
     if device.type == "cuda":
-        return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float32
+        return torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else torch.float32
     if device.type == "cpu":
         amx = getattr(torch.cpu, "_is_amx_tile_supported", lambda: False)()
         return torch.bfloat16 if amx else torch.float32
@@ -80,7 +85,7 @@ class _Gather(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> Tensor:
-        grad = grads[0].contiguous()
+        grad = grads[0].clone(memory_format=torch.contiguous_format)  # autograd may hand the same tensor to others
         if grad.device.type == "cpu":  # gloo: reduce-scatter is 2.4x slower there (9.1 against 21.6 ms, 512 x 512)
             dist.all_reduce(grad)
             return grad[rank() * ctx.rows : (rank() + 1) * ctx.rows]
@@ -137,6 +142,16 @@ def total(x: Tensor) -> Tensor:
     out = _within_reach(x.detach().clone())
     dist.all_reduce(out)
     return out.to(x.device)
+
+
+def agree(what: str, *numbers: int) -> None:
+    """Make sure that all ranks hold the same `numbers` before they start to work on them.
+
+    Raises: UserError, on all ranks, with what each holds.
+    """
+    held = gather_uneven(torch.tensor([numbers]))
+    if bool((held != held[0]).any()):
+        raise UserError(f"the processes disagree about {what} (rank by rank: {held.tolist()})")
 
 
 def share(n: int) -> range:

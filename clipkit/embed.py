@@ -28,7 +28,7 @@ def embed(
         shards.members_for(caption)
     loaded = models.load(model)
     with_text = _has_captions(collection, caption)
-    left_out: Counter[str] = Counter()
+    left_out = Counter(collection.lost if isinstance(collection, shards.Shards) else {})
     writer = vectors.Writer(place)
     try:
         with Progress("embed", len(collection)) as bar:
@@ -69,7 +69,7 @@ def _pictures(
         rows.append(embedded.numpy())
         kept += good
         left_out.update(bad.values())
-        bar.update(numbers.start + len(kept) + left_out.total())
+        bar.update(numbers.start + len(kept))
     return kept, np.concatenate(rows)
 
 

@@ -1,13 +1,17 @@
 """What can go wrong, each with its exit code, and the one place that turns an error into a line on stderr.
 
 0 done · 1 a bug (traceback) · 2 the user can fix it · 3 too much bad data · 4 training went non-finite · 5 storage
-· 6 a rank timed out · 75 stopped by a signal and saved.
+· 75 stopped by a signal and saved.
 """
 
+import errno
 import os
 import sys
 from collections.abc import Callable
 from typing import Any
+
+STORAGE = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EEXIST, errno.ENOTDIR, errno.EIO)
+"""What the operating system says when a disk, and not our code, is at fault."""
 
 
 class ClipkitError(Exception):
@@ -40,12 +44,6 @@ class StorageError(ClipkitError):
     exit_code = 5
 
 
-class RankTimeout(ClipkitError):
-    """Another process of the run did not answer in time."""
-
-    exit_code = 6
-
-
 class Stopped(ClipkitError):
     """A signal asked the run to stop; its state is saved."""
 
@@ -69,3 +67,8 @@ def guard(work: Callable[..., Any], *args: Any) -> None:
     except BrokenPipeError:  # the reader of our stdout has gone, as in `clipkit search ... | head -1`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(0)
+    except OSError as error:
+        if error.errno not in STORAGE:
+            raise
+        print(f"clipkit: {error.filename or 'storage'}: {error.strerror}", file=sys.stderr, flush=True)
+        sys.exit(StorageError.exit_code)

@@ -140,6 +140,16 @@ def test_settings_are_listed_with_their_help(run: Run) -> None:
     assert all(len(row) == 4 and row[3] for row in rows), "every setting has a help line"
 
 
+def test_a_second_training_into_the_folder_is_refused_and_leaves_the_first_its_lock(at: Path) -> None:
+    from filelock import FileLock
+
+    (at / "busy").mkdir()
+    with FileLock(at / "busy/.lock"):
+        done = making.clipkit("train", "recipe.yaml", "run=busy", cwd=at)
+        assert done.returncode == 2 and "busy: another process is training into it" in done.stderr
+        assert (at / "busy/.lock").exists()
+
+
 def test_a_finished_run_says_so_and_does_nothing(at: Path) -> None:
     before = (at / "run/metrics.jsonl").read_bytes()
     done = making.clipkit("train", "recipe.yaml", "steps=3", cwd=at)
@@ -163,6 +173,10 @@ BAD = {
     "suite data": ((*NEW, "eval.suite=openmoji"), "openmoji/test"),
     "other settings": (("train", "recipe.yaml", "optim.lr=2e-3"), "optim.lr: 0.001 there, 0.002 now"),
     "not a run": (("train", "recipe.yaml", "run=pictures"), "pictures: exists and is not a clipkit run"),
+    "run is a file": (("train", "recipe.yaml", "run=recipe.yaml"), "recipe.yaml: is a file"),
+    "tracker": ((*NEW, "log_with=[tensorbord]"), "log_with: "),
+    "batch norm": ((*NEW, "chunk=2", "model.arch=RN50"), "model.arch=RN50: normalises over the batch"),
+    "long classes": (("classify", "run", "nothing.jpg", "--classes", "a," * 300), "nothing.jpg: no such file"),
     "empty classes": (("classify", "run", "pictures", "--classes", " , "), "classes: at least one name is needed"),
     "broken picture": (("classify", "run", "broken.jpg", "--classes", "a,b"), "broken.jpg: "),
     "no picture": (("classify", "run", "nothing.jpg", "--classes", "a,b"), "nothing.jpg: no such file"),

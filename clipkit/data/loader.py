@@ -257,8 +257,7 @@ def open_stream(cfg: Settings, tokenizer: Tokenizer, shape: Preprocess, seed: in
     source = Shards(cfg.train, members_for(cfg.caption))
     _read_some(source, cfg.caption)
     if source.lost:
-        lost = ", ".join(f"{reason}: {count}" for reason, count in sorted(source.lost.items()))
-        say(f"{cfg.train}: {len(source)} samples are usable; left out: {lost}")
+        say(f"{cfg.train}: {len(source)} samples are usable{source.told_lost()}")
     workers = cfg.workers
     if workers is None:
         workers = max(1, min(8, (os.cpu_count() or 1) // (2 * int(os.environ.get("LOCAL_WORLD_SIZE", "1")))))

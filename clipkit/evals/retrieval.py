@@ -8,9 +8,9 @@ from torch import Tensor
 
 from clipkit import distributed, metrics, vectors
 from clipkit.config import settings
-from clipkit.evals._rows import image_rows, text_rows
+from clipkit.evals._rows import image_rows, open_whole, read_or_name, text_rows
 from clipkit.models import DualEncoder
-from clipkit.shards import Shards, caption_of, members_for
+from clipkit.shards import caption_of, members_for
 
 
 @settings
@@ -26,11 +26,11 @@ class Setting:
         """`image_retrieval_recall@k` (mean over captions: is its picture among the first k), `text_retrieval_recall@k`
         (mean over pictures: is any of its captions) and the mean of both; source: CLIP_benchmark's zeroshot_retrieval.
         """
-        source = Shards(self.data, members_for(self.caption))
+        source = open_whole(self.data, members_for(self.caption))
         texts: list[str] = []
         owner: list[int] = []
         for i in range(len(source)):
-            captions = caption_of(source, *source.place(i), self.caption)
+            captions = read_or_name(source, i, lambda shard, row: caption_of(source, shard, row, self.caption))
             texts += captions
             owner += [i] * len(captions)
         image = image_rows(model, source, range(len(source)), workers)

@@ -1,6 +1,5 @@
 """Zero-shot classification: each picture goes to the class whose name, said in the templates' words, is nearest."""
 
-import json
 from collections.abc import Sequence
 from typing import Annotated
 
@@ -11,9 +10,9 @@ from torch.nn.functional import normalize
 from clipkit import metrics
 from clipkit.config import settings
 from clipkit.errors import UserError
-from clipkit.evals._rows import image_rows, text_rows
+from clipkit.evals._rows import image_rows, open_whole, read_or_name, text_rows
 from clipkit.models import DualEncoder
-from clipkit.shards import Shards
+from clipkit.shards import Shards, json_object
 
 
 @settings
@@ -32,7 +31,7 @@ class Setting:
 
         Raises: UserError when no picture has one, or a label is not among the classes.
         """
-        source = Shards(self.data, ("image", "cls" if self.label == "cls" else "json"))
+        source = open_whole(self.data, ("image", "cls" if self.label == "cls" else "json"))
         labels = self._labels(source)
         classes = self.classes or sorted({str(label) for label in labels.values()})
         if len(classes) < 2:
@@ -51,18 +50,20 @@ class Setting:
         """The label of every picture that has one, by the picture's number."""
         found: dict[int, str | int] = {}
         for number in range(len(source)):
-            shard, row = source.place(number)
-            if self.label == "cls":
-                found[number] = int(source.read(shard, row, "cls"))
-            else:
-                value = json.loads(source.read(shard, row, "json")).get(self.label.removeprefix("json:"))
-                if value is not None:
-                    found[number] = str(value)
+            value = read_or_name(source, number, lambda shard, row: self._label(source, shard, row))
+            if value is not None:
+                found[number] = value
         if not found:
             raise UserError(f"{self.data}: no picture has a label under '{self.label}'")
         if self.label == "cls" and self.classes is None:
             raise UserError(f"{self.data}: label: cls needs the names of the classes, as a list under classes")
         return found
+
+    def _label(self, source: Shards, shard: int, row: int) -> str | int | None:
+        if self.label == "cls":
+            return int(source.read(shard, row, "cls"))
+        value = json_object(source.read(shard, row, "json")).get(self.label.removeprefix("json:"))
+        return None if value is None else str(value)
 
     def _class(self, label: str | int, classes: list[str]) -> int:
         if isinstance(label, int) and 0 <= label < len(classes):

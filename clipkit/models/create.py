@@ -161,13 +161,20 @@ def _shape(facts: dict[str, Any]) -> Preprocess:
 
 def _tokenizer(spec: dict[str, Any], text_folder: Path | None) -> Tokenizer:
     import open_clip
+    from open_clip.tokenizer import HFTokenizer
 
     text = spec["model_cfg"]["text_cfg"]
     context = text.get("context_length", 77)
     if text_folder is not None:
         return Tokenizer(FolderEncode(text_folder, context), context, -1, True)
     if text.get("hf_tokenizer_name") or "siglip" in spec["arch"].lower():
-        return Tokenizer(open_clip.get_tokenizer(spec["arch"], context_length=context), context, 0, False)
+        with _one_line(spec["arch"]):
+            if spec["arch"].startswith(LOCATIONS) or spec["arch"] in open_clip.list_models():
+                encode = open_clip.get_tokenizer(spec["arch"], context_length=context)
+            else:  # open_clip would give CLIP's for a name that it does not know
+                kwargs = text.get("tokenizer_kwargs", {})
+                encode = HFTokenizer(text["hf_tokenizer_name"], context_length=context, **kwargs)
+        return Tokenizer(encode, context, 0, False)
     encode = open_clip.SimpleTokenizer(context_length=context, **text.get("tokenizer_kwargs", {}))
     causal = not (text.get("no_causal_mask") or text.get("embed_cls") or text.get("hf_model_name"))
     pooled_at_end = text.get("pool_type", "argmax") in ("argmax", "eos") and "multimodal_cfg" not in spec["model_cfg"]

@@ -5,6 +5,6 @@ A shard is indexed once (headers only, about 50 us a sample) and the index kept 
 """
 
 from clipkit.shards.folder import Folder, open_source, read_span
-from clipkit.shards.source import Shards, caption_of, members_for, resolve
+from clipkit.shards.source import Shards, caption_of, json_object, members_for, resolve
 
-__all__ = ["Folder", "Shards", "caption_of", "members_for", "open_source", "read_span", "resolve"]
+__all__ = ["Folder", "Shards", "caption_of", "json_object", "members_for", "open_source", "read_span", "resolve"]

@@ -107,6 +107,16 @@ class Shards:
             raise OSError(f"{self.paths[shard]}: cut short since it was indexed")
         return data
 
+    def name(self, number: int) -> str:
+        """Shard and key of the sample with this flat number, for messages."""
+        shard, row = self.place(number)
+        return f"{self.paths[shard]} key {self.key(shard, row)}"
+
+    def told_lost(self) -> str:
+        """`; left out: reason: count, ...` of what could not be used, or nothing."""
+        lost = ", ".join(f"{reason}: {count}" for reason, count in sorted(self.lost.items()))
+        return f"; left out: {lost}" if lost else ""
+
     def json_keys(self, shard: int, row: int) -> set[str]:
         """The keys of a sample's `.json`; none where it has no readable one."""
         try:
@@ -168,7 +178,7 @@ def caption_of(source: Shards, shard: int, row: int, caption: str) -> list[str]:
     if caption == "txt":
         texts = [source.read(shard, row, "txt").decode("utf-8")]
     else:
-        value = _json_object(source.read(shard, row, "json")).get(caption[5:])
+        value = json_object(source.read(shard, row, "json")).get(caption[5:])
         texts = value if isinstance(value, list) else [value]
     good = [text.strip() for text in texts if isinstance(text, str) and text.strip() and _is_unicode(text)]
     if not good:
@@ -176,7 +186,11 @@ def caption_of(source: Shards, shard: int, row: int, caption: str) -> list[str]:
     return good
 
 
-def _json_object(data: bytes) -> dict[str, Any]:
+def json_object(data: bytes) -> dict[str, Any]:
+    """A sample's `.json`; empty where it is something else than an object.
+
+    Raises: ValueError when it is broken.
+    """
     try:
         value = json.loads(data)
     except (ValueError, RecursionError) as error:

@@ -8,7 +8,7 @@ import torch
 from filelock import FileLock, Timeout
 
 from clipkit import config, distributed
-from clipkit.errors import UserError
+from clipkit.errors import Stopped, UserError
 from clipkit.train.loop import train
 from clipkit.train.run import prepare
 from clipkit.train.settings import Settings
@@ -24,12 +24,17 @@ def main(recipe: str, overrides: Sequence[str] = ()) -> None:
     torch.set_flush_denormal(True)  # before the first parallel operation: rarely used token rows make AdamW 15x slower
     cfg = config.load(Settings, config.find("configs", recipe), overrides)
     accelerator = distributed.start(log_with=cfg.log_with or None, project_dir=cfg.run)
-    try:
-        with _own(Path(cfg.run), accelerator.is_main_process):
+    stopped = None
+    with _own(Path(cfg.run), accelerator.is_main_process):
+        try:
             train(prepare(cfg, accelerator))
-    finally:
-        accelerator.end_training()
-        distributed.close()
+        except Stopped as error:
+            stopped = error
+    # only where all ranks end together: after an error on one, leaving the group could wait for the others for ever
+    accelerator.end_training()
+    distributed.close()
+    if stopped:
+        raise stopped
 
 
 @contextmanager
@@ -42,20 +47,23 @@ def _own(folder: Path, main: bool) -> Iterator[None]:
     if not main:
         yield
         return
+    if folder.exists() and not folder.is_dir():
+        raise UserError(f"{folder}: is a file; give a folder with run=...")
     there = {path.name for path in folder.iterdir()} if folder.is_dir() else set()
     if there and not there & {"train.yaml", "checkpoints", ".lock"}:
         raise UserError(f"{folder}: exists and is not a clipkit run; give another folder with run=...")
     folder.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(folder / ".lock")
     try:
-        with lock.acquire(timeout=0):
-            yield
+        lock = FileLock(folder / ".lock").acquire(timeout=0)
     except Timeout:
         raise UserError(f"{folder}: another process is training into it; wait, or give another run=...") from None
-    finally:
-        if [path.name for path in folder.iterdir()] == [".lock"]:
-            (folder / ".lock").unlink()
-            folder.rmdir()
+    with lock:
+        try:
+            yield
+        finally:
+            if [path.name for path in folder.iterdir()] == [".lock"]:
+                (folder / ".lock").unlink()
+                folder.rmdir()
 
 
 def from_arguments(arguments: Sequence[str]) -> None:

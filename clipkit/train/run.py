@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from clipkit import checkpoint, data, distributed, evals, models, objectives, optim
 from clipkit.errors import UserError
@@ -54,6 +55,11 @@ def prepare(cfg: Settings, accelerator: Any) -> Run:
     torch.manual_seed(cfg.seed)
     objective = objectives.build(cfg.objective)  # type: ignore[arg-type]
     net = models.create(cfg.model, objective.scale_init, objective.bias_init)
+    if (cfg.chunk or accelerator.num_processes > 1) and any(isinstance(m, _BatchNorm) for m in net.modules()):
+        raise UserError(
+            f"model.arch={cfg.model.arch}: normalises over the batch, which no split of it (chunk, processes) computes "
+            "exactly; train it in one process without chunk, or choose an architecture without batch normalisation"
+        )
     stream = data.open_stream(
         cfg.data, net.tokenizer, net.shape, cfg.seed, accelerator.process_index, accelerator.num_processes
     )
@@ -72,8 +78,11 @@ def prepare(cfg: Settings, accelerator: Any) -> Run:
         optim.load_state(optimizer, net.net, checkpoint.tensors(place / "optim.safetensors"))
         if ema:
             ema.load(checkpoint.tensors(place / "ema.safetensors"))
-        run.scored = {(row["step"], row["task"]) for row in read_rows(folder / "scores.jsonl")}
+        rows = read_rows(folder / "scores.jsonl")
+        run.scored = {(row["step"], row["task"]) for row in rows if row["step"] <= run.step}  # later ones come again
         say(f"{folder}: resumed at step {run.step}")
+    facts = int(stream.state(0)["source"]["fingerprint"], 16) >> 1
+    distributed.agree("step, steps or shards; do all nodes see the run folder and the data?", run.step, steps, facts)
     _introduce(run)
     return run
 

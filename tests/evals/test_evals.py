@@ -87,6 +87,28 @@ def test_a_broken_picture_is_named_instead_of_left_out(model: models.DualEncoder
         retrieval.Setting(data=str(tmp_path))(model)
 
 
+def test_a_sample_without_readable_caption_or_label_is_named(model: models.DualEncoder, tmp_path: Path) -> None:
+    samples.write_shard(
+        tmp_path / "0.tar", [samples.sample(0, cls=b"0"), samples.sample(1, txt=b" ", cls=b"x", json=b"{")]
+    )
+    with pytest.raises(BadData, match="0.tar key 00001: empty caption"):
+        retrieval.Setting(data=str(tmp_path))(model)
+    with pytest.raises(BadData, match="0.tar key 00001: invalid literal"):
+        zeroshot.Setting(data=str(tmp_path), label="cls", classes=["a", "b"])(model)
+    with pytest.raises(BadData, match="0.tar key 00001: broken json"):
+        zeroshot.Setting(data=str(tmp_path), label="json:label")(model)
+
+
+def test_what_a_shard_lost_is_told_with_the_score(
+    model: models.DualEncoder, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    samples.write_tar(tmp_path / "0.tar", [("a.txt", b"only words")])
+    making.shards(tmp_path / "more", (3,))
+    (tmp_path / "more/00000.tar").rename(tmp_path / "1.tar")
+    assert retrieval.Setting(data=str(tmp_path))(model)["images"] == 3
+    assert "scored over 3 samples; left out: no image: 1" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("settings", "message"),
     [

@@ -4,8 +4,10 @@ from pathlib import Path
 
 import pytest
 
+from clipkit import distributed
+from clipkit.errors import UserError
 from clipkit.log import read_rows
-from tests import making
+from tests import making, two_ranks
 
 
 def test_two_processes_equal_one(tmp_path: Path) -> None:
@@ -56,3 +58,17 @@ def test_mistakes_are_printed_once_for_all_ranks(tmp_path: Path) -> None:
     assert done.returncode != 0 and len(lines) == 1, done.stderr
     odd = making.launch("clipkit.train", str(making.recipe(tmp_path)), "data.batch=7")
     assert odd.stderr.count("2 ranks must divide it evenly, got 7; try 6") == 1, odd.stderr
+
+
+def _disagree(rank: int) -> str:
+    distributed.agree("nothing", 3, 4)
+    try:
+        distributed.agree("the step", 3 + rank, 4)
+    except UserError as error:
+        return str(error)
+    return ""
+
+
+def test_ranks_that_hold_different_runs_are_refused() -> None:
+    for said in two_ranks.run(_disagree):
+        assert said == "the processes disagree about the step (rank by rank: [[3, 4], [4, 4]])"

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from clipkit.log import read_rows
 from tests import making
 
 SAMPLES = 50
@@ -33,8 +34,10 @@ def settings(folder: Path, **more: object) -> Path:
     return making.recipe(folder, **{"steps": STEPS, "ema": 0.9, "objective": "sigmoid", "chunk": 3, **more})
 
 
-def test_five_kills_change_neither_samples_nor_losses(tmp_path: Path) -> None:
-    straight, killed = settings(tmp_path / "straight"), settings(tmp_path / "killed")
+def test_five_kills_change_neither_samples_nor_losses_nor_scores(tmp_path: Path) -> None:
+    held_out = making.shards(tmp_path / "held_out", (7,), first=100)
+    scored = {"suite": making.suite(tmp_path, held_out), "every": 4}  # more often than checkpoints are saved
+    straight, killed = (settings(tmp_path / name, eval=scored) for name in ("straight", "killed"))
     assert making.clipkit("train", str(straight)).returncode == 0
     dice = random.Random(5)
     for step in sorted(dice.sample(range(3, STEPS - 2), 5)):
@@ -46,6 +49,7 @@ def test_five_kills_change_neither_samples_nor_losses(tmp_path: Path) -> None:
     assert making.samples(two) == making.samples(one)
     assert making.losses(two) == making.losses(one), "bitwise"
     assert len(making.losses(one)) == STEPS
+    assert read_rows(one / "scores.jsonl") == read_rows(two / "scores.jsonl")
     last = f"checkpoints/{STEPS:09d}"
     for name in ("model", "ema", "optim"):
         assert (one / last / f"{name}.safetensors").read_bytes() == (two / last / f"{name}.safetensors").read_bytes()
