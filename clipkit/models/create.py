@@ -167,9 +167,10 @@ def _tokenizer(spec: dict[str, Any], text_folder: Path | None) -> Tokenizer:
     context = text.get("context_length", 77)
     if text_folder is not None:
         return Tokenizer(FolderEncode(text_folder, context), context, -1, True)
-    if text.get("hf_tokenizer_name") or "siglip" in spec["arch"].lower():
+    known = spec["arch"].startswith(LOCATIONS) or spec["arch"] in open_clip.list_models()
+    if text.get("hf_tokenizer_name") or (known and "siglip" in spec["arch"].lower()):
         with _one_line(spec["arch"]):
-            if spec["arch"].startswith(LOCATIONS) or spec["arch"] in open_clip.list_models():
+            if known:
                 encode = open_clip.get_tokenizer(spec["arch"], context_length=context)
             else:  # open_clip would give CLIP's for a name that it does not know
                 kwargs = text.get("tokenizer_kwargs", {})

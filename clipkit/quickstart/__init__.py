@@ -8,7 +8,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from clipkit.errors import StorageError, UserError
+from clipkit.errors import ClipkitError, UserError
 from clipkit.log import duration, read_rows, say
 from clipkit.quickstart.report import write
 from clipkit.shards import read_span
@@ -64,15 +64,16 @@ def _fresh(out: Path, name: str) -> Path:
 def _clipkit(*arguments: str, capture: bool = False) -> str:
     """Run a clipkit command, shown as one would type it; gives its stdout when `capture`.
 
-    Raises: UserError or StorageError when it fails; its own message stands above.
+    Raises: ClipkitError with the exit code of the command when it fails; its own message stands above.
     """
     shown = " ".join(f'"{part}"' if " " in part else part for part in arguments)
     say(f"\n$ clipkit {shown}")
     command = [sys.executable, "-m", "clipkit", *arguments]
     done = subprocess.run(command, stdout=subprocess.PIPE if capture else None, text=True, check=False)
     if done.returncode:
-        kind = UserError if done.returncode == UserError.exit_code else StorageError
-        raise kind(f"quickstart stopped: `clipkit {shown}` ended with exit code {done.returncode}")
+        error = ClipkitError(f"quickstart stopped: `clipkit {shown}` ended with exit code {done.returncode}")
+        error.exit_code = done.returncode
+        raise error
     return done.stdout or ""
 
 
