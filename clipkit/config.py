@@ -154,16 +154,26 @@ def _say(item: Any, owner: Any) -> str:
 def _class_at(cls: Any, parts: Sequence[str]) -> Any:
     """The settings class that `parts` leads to from `cls`, or None."""
     for part in parts:
+        if get_origin(cls) is dict:  # sections by a name that the user gives
+            cls = get_args(cls)[1]
+            continue
         by_name = {f.name: f for f in dataclasses.fields(cls)} if dataclasses.is_dataclass(cls) else {}
         if part not in by_name:
             return None
-        kinds = [by_name[part].type, *get_args(by_name[part].type)]
-        cls = next((kind for kind in kinds if _is_section(kind)), None)
+        cls = _section(by_name[part].type)
     return cls
 
 
 def _is_section(kind: Any) -> bool:
     return isinstance(kind, type) and dataclasses.is_dataclass(kind)
+
+
+def _section(kind: Any) -> Any:
+    """The settings class, or the `dict[str, class]`, that a field of this type holds; None where it is a leaf."""
+    for one in (kind, *get_args(kind)):
+        if _is_section(one) or (get_origin(one) is dict and _is_section(get_args(one)[1])):
+            return one
+    return None
 
 
 def to_tree(value: Any) -> dict[str, Any]:
@@ -186,13 +196,14 @@ def describe(cls: Any, above: str = "") -> Iterator[tuple[str, str, str, str]]:
     """(key, type, default, help) of every setting of `cls`, sections unfolded; the source of `--settings` and docs."""
     texts = _schema(cls).get("properties", {})
     for field in dataclasses.fields(cls):
-        kinds = [field.type, *get_args(field.type)]
-        section = next((kind for kind in kinds if _is_section(kind)), None)
+        section = _section(field.type)
         help_line = " ".join(texts.get(field.name, {}).get("description", "").split())
-        if section is not None:
+        if section is not None and _is_section(section):
             yield from describe(section, f"{above}{field.name}.")
             continue
         yield f"{above}{field.name}", _type_name(field.type), _shown_default(field), help_line
+        if section is not None:
+            yield from describe(get_args(section)[1], f"{above}{field.name}.NAME.")
 
 
 def _shown_default(field: Any) -> str:

@@ -130,6 +130,12 @@ def gather_uneven(rows: Tensor) -> Tensor:
     return torch.cat([part[:count] for part, count in zip(parts, counts, strict=True)]).to(rows.device)
 
 
+def gather_texts(text: str) -> list[str]:
+    """The `text` of every rank, in rank order."""
+    letters = torch.tensor(list(text.encode() + b"\0"), dtype=torch.uint8)
+    return bytes(gather_uneven(letters).tolist()).decode().split("\0")[:-1]
+
+
 def mean(x: Tensor) -> Tensor:
     """The mean of `x` over the ranks, without gradient."""
     return total(x) / world()

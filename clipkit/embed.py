@@ -36,7 +36,7 @@ def embed(
                 numbers = range(start, min(start + part, len(collection)))
                 kept, image = _pictures(loaded, collection, numbers, workers, left_out, bar)
                 _bound(left_out, numbers.stop, max_bad, source)
-                records = [collection.record(number, caption) for number in kept]
+                records = [shards.record(collection, number, caption) for number in kept]
                 captions = [record["caption"] for record in records] if with_text else None
                 if kept:
                     writer.part(image, models.embed_texts(loaded, captions).numpy() if captions else None, records)
@@ -51,7 +51,7 @@ def embed(
 
 def _has_captions(collection: shards.Shards | shards.Folder, caption: str) -> bool:
     """Is there a caption among the first hundred? Decided once: row i must be the same sample in all files."""
-    return any(collection.record(number, caption)["caption"] for number in range(min(100, len(collection))))
+    return any(shards.record(collection, number, caption)["caption"] for number in range(min(100, len(collection))))
 
 
 def _pictures(

@@ -25,16 +25,24 @@ class Embeddings(NamedTuple):
         return self.image, self.text
 
 
+class Bad(NamedTuple):
+    """A sample that could not be read and was replaced: its source, its shard and key, and why."""
+
+    source: str
+    sample: str
+    reason: str
+
+
 @dataclass(frozen=True)
 class Batch:
     """The pairs of this rank for one step: images uint8 [B, 3, H, W], text int64 [B, T], position int64 [B] in the
-    run's order, keys of the samples, and how many unreadable samples were replaced, by reason."""
+    run's order, keys of the samples, and the unreadable samples that others stand in for."""
 
     images: Tensor
     text: Tensor
     position: Tensor
     keys: list[str]
-    replaced: dict[str, int] = field(default_factory=dict)
+    replaced: list[Bad] = field(default_factory=list)
 
     def __len__(self) -> int:
         return len(self.images)

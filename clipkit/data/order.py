@@ -1,10 +1,12 @@
 """The order of the samples, as a pure function of position: no state, no I/O, the same on every rank and worker.
 
-Position p of a run lies in epoch p // N at place p % N. Shards are permuted per epoch; the samples in that shard order
-are cut into windows of about `window`, and each window is permuted. Every sample comes exactly once an epoch.
+Position p of a source lies in epoch p // N at place p % N. Shards are permuted per epoch, and the samples in that shard
+order are cut into `lanes` equal runs, from which the places take turns; a run is cut into windows of about `window`
+samples, and each window is permuted. Every sample comes exactly once an epoch; the N % lanes left over come last.
 """
 
-from dataclasses import dataclass
+from collections.abc import Iterator
+from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -14,14 +16,18 @@ ROUNDS = 8  # four rounds are visibly biased for 3 to 5 elements; with eight, po
 
 def mix(*words: np.ndarray | int) -> np.ndarray:
     """A well-stirred uint64 of the words, elementwise over arrays (splitmix64 chained)."""
-    state = np.uint64(0)
+    state: np.ndarray = np.asarray(np.uint64(0))
+    for word in words:
+        state = _stir(state, np.asarray(word).astype(np.uint64))
+    return state
+
+
+def _stir(state: np.ndarray, word: np.ndarray) -> np.ndarray:
     with np.errstate(over="ignore"):
-        for word in words:
-            state = np.asarray(state + np.asarray(word).astype(np.uint64) + _MIX[0], np.uint64)
-            state = (state ^ (state >> np.uint64(30))) * _MIX[1]
-            state = (state ^ (state >> np.uint64(27))) * _MIX[2]
-            state = state ^ (state >> np.uint64(31))
-    return np.asarray(state, np.uint64)
+        state = np.asarray(state + word + _MIX[0], np.uint64)
+        state = (state ^ (state >> np.uint64(30))) * _MIX[1]
+        state = (state ^ (state >> np.uint64(27))) * _MIX[2]
+        return np.asarray(state ^ (state >> np.uint64(31)), np.uint64)
 
 
 def permute(i: np.ndarray, n: np.ndarray, *key: np.ndarray | int) -> np.ndarray:
@@ -33,49 +39,101 @@ def permute(i: np.ndarray, n: np.ndarray, *key: np.ndarray | int) -> np.ndarray:
     bits = np.ceil(np.log2(np.maximum(n, 2).astype(np.float64))).astype(np.int64)
     half = ((bits + 1) // 2).astype(np.uint64)
     mask = (np.uint64(1) << half) - np.uint64(1)
-    keys = [np.broadcast_to(mix(*key, r), np.shape(i)) for r in range(ROUNDS)]
+    stirred = mix(*key)
+    keys = [np.broadcast_to(_stir(stirred, np.asarray(np.uint64(r))), np.shape(i)) for r in range(ROUNDS)]
 
-    def once(x: np.ndarray, at: np.ndarray) -> np.ndarray:
-        left, right = x >> half[at], x & mask[at]
+    def once(x: np.ndarray, at: np.ndarray | slice) -> np.ndarray:
+        h, m = half[at], mask[at]
+        left, right = x >> h, x & m
         for k in keys:
-            left, right = right, left ^ (mix(k[at], right) & mask[at])
-        return (left << half[at]) | right
+            left, right = right, left ^ (_stir(_stir(np.asarray(np.uint64(0)), k[at]), right) & m)
+        return (left << h) | right
 
-    out = np.asarray(i, np.int64).astype(np.uint64).copy()
-    left_outside = np.arange(out.size)
-    while left_outside.size:
-        out[left_outside] = once(out[left_outside], left_outside)
-        left_outside = left_outside[out[left_outside] >= n[left_outside].astype(np.uint64)]
+    out = once(np.asarray(i, np.int64).astype(np.uint64), slice(None))
+    outside = np.flatnonzero(out >= n.astype(np.uint64))
+    while outside.size:
+        out[outside] = once(out[outside], outside)
+        outside = outside[out[outside] >= n[outside].astype(np.uint64)]
     return out.astype(np.int64)
 
 
-@dataclass(frozen=True)
+@dataclass
 class Order:
-    """position -> (shard, row) for shards of `counts` [S] samples."""
+    """position -> (shard, row) for shards of `counts` [S] samples; a `window` of None is the whole run."""
 
     counts: np.ndarray
     seed: int
-    window: int
+    window: int | None
+    lanes: int = 1
+    _epochs: dict[int, tuple[np.ndarray, np.ndarray]] = field(default_factory=dict, repr=False)
+
+    def __post_init__(self) -> None:
+        self.total = int(self.counts.sum())
+        self.lanes = max(1, min(self.lanes, self.total))
+        self.run = self.total // self.lanes
+        self.windows = max(1, round(self.run / self.window)) if self.window else 1
 
     def __len__(self) -> int:
-        return int(self.counts.sum())
+        return self.total
+
+    def lane(self, positions: np.ndarray) -> np.ndarray:
+        """The lane of each position, int64."""
+        place = np.asarray(positions, np.int64) % self.total
+        return np.where(place < self.run * self.lanes, place % self.lanes, self.lanes - 1)
+
+    def _window(self, place: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """(number, start, size) of the window at each place of a run; sizes differ by at most one."""
+        number = (place * self.windows) // self.run
+        start = -(-number * self.run // self.windows)  # ceil(number * run / windows)
+        return number, start, -(-(number + 1) * self.run // self.windows) - start
+
+    def _shards(self, epoch: int) -> tuple[np.ndarray, np.ndarray]:
+        """(shards in the order of the epoch, where each ends in the concatenation); two epochs are kept, since a
+        batch may span two."""
+        if epoch not in self._epochs:
+            while len(self._epochs) >= 2:
+                del self._epochs[next(iter(self._epochs))]
+            shards = permute(np.arange(len(self.counts)), np.array(len(self.counts)), self.seed, epoch, 2)
+            self._epochs[epoch] = shards, np.cumsum(self.counts[shards])
+        return self._epochs[epoch]
 
     def locate(self, positions: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """(shard, row), int64 [n] each, of positions int64 [n] in any order, over any epochs."""
-        total = len(self)
-        windows = max(1, round(total / self.window))
-        epochs, places = np.divmod(np.asarray(positions, np.int64), total)
+        epochs, places = np.divmod(np.asarray(positions, np.int64), self.total)
         shard, row = np.empty_like(places), np.empty_like(places)
-        for epoch in np.unique(epochs):
+        for epoch in np.unique(epochs).tolist():
             here = np.flatnonzero(epochs == epoch)
             place = places[here]
-            number = (place * windows) // total  # windows of equal size up to one sample; start = ceil(number * N / W)
-            start = -(-number * total // windows)
-            size = -(-(number + 1) * total // windows) - start
-            inside = start + permute(place - start, size, self.seed, int(epoch), 1, number)
-            shards = permute(np.arange(len(self.counts)), np.array(len(self.counts)), self.seed, int(epoch), 2)
-            ends = np.cumsum(self.counts[shards])
+            inside = place.copy()  # the few places after the runs are not shuffled
+            in_run = np.flatnonzero(place < self.run * self.lanes)
+            at, lane = np.divmod(place[in_run], self.lanes)
+            number, start, size = self._window(at)
+            inside[in_run] = lane * self.run + start + permute(at - start, size, self.seed, epoch, 1, number, lane)
+            shards, ends = self._shards(epoch)
             slot = np.searchsorted(ends, inside, side="right")
             shard[here] = shards[slot]
             row[here] = inside - (ends[slot] - self.counts[shards[slot]])
         return shard, row
+
+    def needs(self, first: int, lanes: range) -> Iterator[tuple[int, int]]:
+        """(position from which it is read, shard) of the shards that `lanes` read from position `first` on, in the
+        order in which they are needed, without end."""
+        for epoch in range(first // self.total, 1 << 62):
+            shards, ends = self._shards(epoch)
+            starts = ends - self.counts[shards]
+            found: list[tuple[int, int]] = []
+            for lane in lanes:
+                low, high = lane * self.run, (lane + 1) * self.run if lane + 1 < self.lanes else self.total
+                touching = np.flatnonzero((starts < high) & (ends > low) & (ends > starts))
+                at = np.clip(starts[touching] - low, 0, self.run - 1)
+                last = np.clip(ends[touching] - 1 - low, 0, self.run - 1)
+                begin = epoch * self.total + self._window(at)[1] * self.lanes + lane
+                _, start, size = self._window(last)
+                until = epoch * self.total + (start + size) * self.lanes
+                # what ends before `first` is not read again
+                found += [
+                    (max(int(p), first), int(s))
+                    for p, s, u in zip(begin, shards[touching], until, strict=True)
+                    if u > first
+                ]
+            yield from sorted(found)

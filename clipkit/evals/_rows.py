@@ -10,12 +10,12 @@ from clipkit import distributed
 from clipkit.errors import BadData
 from clipkit.log import say
 from clipkit.models import DualEncoder, embed_images, embed_texts
-from clipkit.shards import Shards
+from clipkit.shards import Shards, Wanted
 
 T = TypeVar("T")
 
 
-def open_whole(pattern: str, wanted: Sequence[str]) -> Shards:
+def open_whole(pattern: str, wanted: Wanted) -> Shards:
     """The shards of a data set; samples that they lost are told, since a score over fewer samples is another score."""
     source = Shards(pattern, wanted)
     if source.lost:

@@ -14,7 +14,7 @@ from typing import Annotated, Any
 from pydantic import Field
 
 from clipkit import config
-from clipkit.captions import FolderEncode, Tokenizer
+from clipkit.captions import FolderEncode, Tokenizer, clip_encode
 from clipkit.errors import UserError
 from clipkit.models.hf import FolderText, Pool
 from clipkit.models.towers import DualEncoder
@@ -176,7 +176,7 @@ def _tokenizer(spec: dict[str, Any], text_folder: Path | None) -> Tokenizer:
                 kwargs = text.get("tokenizer_kwargs", {})
                 encode = HFTokenizer(text["hf_tokenizer_name"], context_length=context, **kwargs)
         return Tokenizer(encode, context, 0, False)
-    encode = open_clip.SimpleTokenizer(context_length=context, **text.get("tokenizer_kwargs", {}))
+    encode = clip_encode(open_clip.SimpleTokenizer(context_length=context, **text.get("tokenizer_kwargs", {})))
     causal = not (text.get("no_causal_mask") or text.get("embed_cls") or text.get("hf_model_name"))
     pooled_at_end = text.get("pool_type", "argmax") in ("argmax", "eos") and "multimodal_cfg" not in spec["model_cfg"]
     return Tokenizer(encode, context, 0, causal and pooled_at_end)

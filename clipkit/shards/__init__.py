@@ -4,7 +4,26 @@ A shard is indexed once (headers only, about 50 us a sample) and the index kept 
 `pread` (9 us where webdataset's tar iterator needs 380 us, LOG.md). Nothing read from a shard is ever executed.
 """
 
-from clipkit.shards.folder import Folder, open_source, read_span
-from clipkit.shards.source import Shards, caption_of, json_object, members_for, resolve
+from clipkit.shards.caption import Choice, caption_of, draw_caption, json_keys, json_object, members_for
+from clipkit.shards.folder import Folder, open_source, read_span, record
+from clipkit.shards.names import resolve
+from clipkit.shards.selection import Selection, write_selection
+from clipkit.shards.source import Shards, Wanted
 
-__all__ = ["Folder", "Shards", "caption_of", "json_object", "members_for", "open_source", "read_span", "resolve"]
+__all__ = [
+    "Choice",
+    "Folder",
+    "Selection",
+    "Shards",
+    "Wanted",
+    "caption_of",
+    "draw_caption",
+    "json_keys",
+    "json_object",
+    "members_for",
+    "open_source",
+    "read_span",
+    "record",
+    "resolve",
+    "write_selection",
+]

@@ -1,11 +1,15 @@
 """Pictures that lie as files, and the choice between them and shards."""
 
-import glob
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from clipkit.errors import StorageError, UserError
+from clipkit.shards import remote
+from clipkit.shards.cache import Cache
+from clipkit.shards.caption import caption_of
+from clipkit.shards.names import CATALOG
 from clipkit.shards.source import Shards
 from clipkit.shards.tar import IMAGE_SUFFIXES
 
@@ -23,18 +27,25 @@ class Folder:
         """The bytes of the picture with this number."""
         return self.files[number].read_bytes()
 
-    def record(self, number: int, caption: str = "txt") -> dict[str, Any]:
-        """What is known of a picture without opening it; `caption` can only be its neighbour `.txt`."""
+    def where(self, number: int) -> dict[str, Any]:
+        """Where a picture lies, as `Shards.where` says it."""
         path = self.files[number]
-        text = path.with_suffix(".txt")
+        return {"key": path.stem, "shard": str(path.resolve()), "offset": 0, "size": path.stat().st_size}
+
+
+def record(source: Shards | Folder, number: int, caption: str = "txt") -> dict[str, Any]:
+    """What is known of a sample without its picture: key, caption (empty where there is none), and where the picture's
+    bytes lie. `caption` is `txt` or `json:KEY`; that of a plain file can only be its neighbour `.txt`."""
+    if isinstance(source, Folder):
+        text = source.files[number].with_suffix(".txt")
         found = text.read_text(encoding="utf-8", errors="replace").strip() if text.is_file() else ""
-        return {
-            "key": path.stem,
-            "caption": found,
-            "shard": str(path.resolve()),
-            "offset": 0,
-            "size": path.stat().st_size,
-        }
+    else:
+        try:
+            found = caption_of(source, *source.place(number), caption)[0]
+        except ValueError:
+            found = ""
+    where = source.where(number)
+    return {"key": where["key"], "caption": found, **where}
 
 
 def open_source(name: str) -> Shards | Folder:
@@ -45,13 +56,11 @@ def open_source(name: str) -> Shards | Folder:
     path = Path(name)
     if path.is_file() and path.suffix != ".tar":
         return Folder([path])
-    if path.is_dir() and not any(path.glob("*.tar")):
+    if path.is_dir() and not any(path.glob("*.tar")) and not (path / CATALOG).is_file():
         files = sorted(file for file in path.rglob("*") if file.suffix.lower().lstrip(".") in IMAGE_SUFFIXES)
         if not files:
             raise UserError(f"{name}: neither .tar shards nor pictures ({', '.join(IMAGE_SUFFIXES)}) in this folder")
         return Folder(files)
-    if not path.exists() and not glob.has_magic(name) and "{" not in name:
-        raise UserError(f"{name}: no such file or folder")
     return Shards(name)
 
 
@@ -61,7 +70,8 @@ def read_span(path: str | Path, offset: int, size: int) -> bytes:
     Raises: StorageError when the file is gone or shorter now.
     """
     try:
-        with Path(path).open("rb") as file:
+        handle = Cache().open(str(path)) if remote.is_remote(str(path)) else os.open(path, os.O_RDONLY)
+        with os.fdopen(handle, "rb") as file:
             file.seek(offset)
             data = file.read(size)
     except OSError as error:

@@ -1,10 +1,9 @@
 """WebDataset shards as one sequence of samples, read by offset."""
 
-import glob
 import hashlib
 import json
 import os
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -12,70 +11,86 @@ from typing import Any
 import numpy as np
 
 from clipkit.errors import UserError
-from clipkit.shards.tar import MEMBERS, Index, index
+from clipkit.shards.files import OPEN_INDEXES, Files
+from clipkit.shards.names import short
+from clipkit.shards.selection import Selection
 
-
-def resolve(pattern: str) -> list[Path]:
-    """The shards that a folder, a glob or a brace pattern (`{00000..00012}`) names, sorted.
-
-    Raises: UserError when there are none, or one that a brace pattern names is not there.
-    """
-    import braceexpand
-
-    if (folder := Path(pattern)).is_dir():
-        found = sorted(folder.glob("*.tar"))
-        if not found:
-            raise UserError(f"{pattern}: no .tar shards in this folder; give a folder, a glob or {{000..012}} pattern")
-        return found
-    found = []
-    try:
-        names = list(braceexpand.braceexpand(pattern))
-    except ValueError as error:
-        raise UserError(f"{pattern}: {error}; write a brace pattern as {{000..012}}") from None
-    for name in names:
-        matches = sorted(glob.glob(name)) if glob.has_magic(name) else [name]
-        found += [Path(match) for match in matches]
-    missing = [path for path in found if not path.is_file()]
-    if missing:
-        raise UserError(f"{pattern}: {len(missing)} of {len(found)} shards are not there, the first is {missing[0]}")
-    if not found:
-        raise UserError(f"{pattern}: no shard matches; give a folder, a glob or a {{000..012}} pattern")
-    return found
+Wanted = Sequence[str | tuple[str, ...]]
+"""Members that a sample must have; of a tuple, one."""
 
 
 class Shards:
     """All samples of some shards that hold the wanted members: `read` one by shard and row, or by its flat number.
 
     `counts` [shards] are the samples of each; `lost` what was left out, by reason; `fingerprint` changes with the
-    names or the counts of the shards.
+    names or the counts of the shards, or with the selection.
     """
 
-    def __init__(self, pattern: str, wanted: Sequence[str] = ("image",)) -> None:
+    def __init__(
+        self,
+        pattern: str,
+        wanted: Wanted = ("image",),
+        select: str | None = None,
+        cache_gb: float | None = None,
+        workers: int | None = None,
+    ) -> None:
         self.pattern = pattern
-        self.paths = resolve(pattern)
-        self.lost: dict[str, int] = {}
-        self._handles: OrderedDict[int, int] = OrderedDict()
-        self._indexes: list[Index] = []
-        suffixes: set[str] = set()
-        for path in self.paths:
-            made = index(path)
-            has_all = np.all(made.places[:, [MEMBERS.index(name) for name in wanted], 1] > 0, axis=1)
-            if not has_all.all():
-                reason = f"no {' or '.join(name for name in wanted if name != 'image') or 'image'}"
-                self.lost[reason] = self.lost.get(reason, 0) + int((~has_all).sum())
-            for reason, count in made.lost.items():
-                self.lost[reason] = self.lost.get(reason, 0) + count
-            suffixes.update(made.suffixes)
-            self._indexes.append(Index(made.places[has_all], made.keys[has_all]))
-        self.counts = np.array([len(made) for made in self._indexes], np.int64)
+        self.wanted = tuple((name,) if isinstance(name, str) else tuple(name) for name in wanted)
+        self.files = Files(pattern, cache_gb)
+        self.names = short(self.files.names)
+        self.selection = Selection(select, self.names) if select else None
+        self.lost: Counter[str] = Counter()
+        self._rows: OrderedDict[int, np.ndarray | None] = OrderedDict()
+        self.counts = self._count(workers)
         self._starts = np.concatenate([[0], np.cumsum(self.counts)])
         if len(self) == 0:
-            raise UserError(
-                f"{pattern}: no sample has {' and '.join(wanted)}; the members that are there: "
-                f"{', '.join(sorted(suffixes)) or 'none'}; data.caption chooses the caption: txt, or json:KEY"
-            )
-        facts = json.dumps([[path.name, int(count)] for path, count in zip(self.paths, self.counts, strict=True)])
-        self.fingerprint = hashlib.sha1(facts.encode()).hexdigest()[:16]
+            raise UserError(self._nothing())
+        facts = [[name.rpartition("/")[2], int(count)] for name, count in zip(self.names, self.counts, strict=True)]
+        seed = json.dumps(facts) + (self.selection.digest if self.selection else "")
+        self.fingerprint = hashlib.sha1(seed.encode()).hexdigest()[:16]
+
+    def _count(self, workers: int | None) -> np.ndarray:
+        """Usable samples of each shard; what is not usable is counted in `lost`."""
+        files, selection = self.files, self.selection
+        claims = {} if selection else files.claims()
+        files.prepare((i for i in range(len(files)) if i not in claims), workers)
+        counts = np.zeros(len(files), np.int64)
+        for shard in range(len(files)):
+            if shard in claims:
+                counts[shard] = claims[shard]
+                continue
+            kept = files.kept(shard)
+            self.lost.update(kept.about["lost"])
+            if selection and not selection.chosen(shard, len(kept)):
+                self.lost["not selected"] += len(kept)
+                continue
+            usable = kept.count(self.wanted)
+            if usable < len(kept):
+                self.lost[f"no {self._told_wanted(' or ') or 'image'}"] += len(kept) - usable
+            counts[shard] = usable
+            if selection:
+                rows = self._usable(shard)
+                counts[shard] = usable if rows is None else len(rows)
+                self.lost["not selected"] += usable - int(counts[shard])
+        self.lost = +self.lost
+        return counts
+
+    def _told_wanted(self, between: str) -> str:
+        return between.join(" or ".join(group) for group in self.wanted if group != ("image",))
+
+    def _nothing(self) -> str:
+        if self.lost["not selected"]:
+            assert self.selection
+            return f"{self.selection.path}: keeps no sample of {self.pattern}; make it again with a milder condition"
+        kept = [self.files.kept(shard) for shard in range(len(self.files))]
+        there = sorted({suffix for one in kept for suffix in one.about["suffixes"]})
+        asked = " and ".join(" or ".join(group) for group in self.wanted)
+        lost = {reason: n for reason, n in self.lost.items() if not reason.startswith("no ")}
+        damage = f"; left out: {_told(lost)}" if lost else ""
+        return (
+            f"{self.pattern}: no sample has {asked}; the members that are there: {', '.join(there) or 'none'}{damage}; "
+            "data.caption chooses the caption: txt, or json:KEY"
+        )
 
     def __len__(self) -> int:
         return int(self._starts[-1])
@@ -85,119 +100,92 @@ class Shards:
         shard = int(np.searchsorted(self._starts, number, side="right")) - 1
         return shard, int(number - self._starts[shard])
 
+    def _usable(self, shard: int) -> np.ndarray | None:
+        """The rows of the shard's index that are in use, ascending; None where all are."""
+        if shard in self._rows:
+            self._rows.move_to_end(shard)
+            return self._rows[shard]
+        kept = self.files.kept(shard)
+        rows = None if kept.count(self.wanted) == len(kept) else kept.rows(self.wanted)
+        if self.selection:
+            chosen = self.selection.chosen(shard, len(kept))
+            rows = chosen if rows is None else np.intersect1d(rows, chosen, assume_unique=True)
+            rows = None if len(rows) == len(kept) else rows
+        self._rows[shard] = rows
+        if len(self._rows) > OPEN_INDEXES:
+            self._rows.popitem(last=False)
+        return rows
+
+    def indexed(self, shard: int, row: int) -> int:
+        """The row of the shard's index that holds this sample.
+
+        Raises: ValueError when the shard holds fewer samples than was said of it.
+        """
+        rows = self._usable(shard)
+        if row >= (len(self.files.kept(shard)) if rows is None else len(rows)):
+            raise ValueError("fewer samples than claimed")
+        return row if rows is None else int(rows[row])
+
     def key(self, shard: int, row: int) -> str:
         """The sample's key in its shard."""
-        return self._indexes[shard].keys[row].decode("utf-8", "replace")
+        try:
+            return self.files.kept(shard).key(self.indexed(shard, row))
+        except ValueError:
+            return f"number {row}"
 
     def span(self, shard: int, row: int, member: str) -> tuple[int, int]:
         """(offset, size) in bytes of a member in its shard; (-1, -1) when the sample lacks it."""
-        offset, size = self._indexes[shard].places[row, MEMBERS.index(member)]
-        return int(offset), int(size)
+        at = self.indexed(shard, row)
+        offsets, sizes = self.files.kept(shard).spans[member]
+        return int(offsets[at]), int(sizes[at])
 
     def read(self, shard: int, row: int, member: str) -> bytes:
         """The bytes of a member.
 
-        Raises: ValueError when the sample lacks it, OSError when the file no longer holds it.
+        Raises: ValueError when the sample lacks it, OSError when the file no longer holds it, StorageError when a
+        remote shard is not to be had.
         """
         offset, size = self.span(shard, row, member)
         if offset < 0:
             raise ValueError(f"no {member}")
-        data = os.pread(self._handle(shard), size, offset)
+        data = os.pread(self.files.handle(shard), size, offset)
         if len(data) != size:
-            raise OSError(f"{self.paths[shard]}: cut short since it was indexed")
+            raise OSError(f"{self.files.names[shard]}: cut short since it was indexed")
         return data
+
+    def soon(self, shards: np.ndarray, rows: np.ndarray) -> None:
+        """Tell the system which pictures will be read next, so that a disk can fetch them side by side."""
+        for shard, row in zip(shards.tolist(), rows.tolist(), strict=True):
+            try:
+                offset, size = self.span(shard, row, "image")
+                os.posix_fadvise(self.files.handle(shard), offset, size, os.POSIX_FADV_WILLNEED)
+            except (ValueError, OSError, AttributeError):  # it will be met on reading; not every system has the call
+                return
 
     def name(self, number: int) -> str:
         """Shard and key of the sample with this flat number, for messages."""
-        shard, row = self.place(number)
-        return f"{self.paths[shard]} key {self.key(shard, row)}"
+        return self.said(*self.place(number))
+
+    def said(self, shard: int, row: int) -> str:
+        """Shard and key of a sample, for messages."""
+        return f"{self.files.names[shard]} key {self.key(shard, row)}"
 
     def told_lost(self) -> str:
         """`; left out: reason: count, ...` of what could not be used, or nothing."""
-        lost = ", ".join(f"{reason}: {count}" for reason, count in sorted(self.lost.items()))
-        return f"; left out: {lost}" if lost else ""
-
-    def json_keys(self, shard: int, row: int) -> set[str]:
-        """The keys of a sample's `.json`; none where it has no readable one."""
-        try:
-            return set(json.loads(self.read(shard, row, "json")))
-        except (ValueError, TypeError, OSError):
-            return set()
-
-    def _handle(self, shard: int) -> int:
-        if shard not in self._handles:
-            if len(self._handles) >= 256:
-                os.close(self._handles.popitem(last=False)[1])
-            self._handles[shard] = os.open(self.paths[shard], os.O_RDONLY)
-        self._handles.move_to_end(shard)
-        return self._handles[shard]
+        return f"; left out: {_told(self.lost)}" if self.lost else ""
 
     def image(self, number: int) -> bytes:
         """The picture of the sample with this flat number."""
         return self.read(*self.place(number), "image")
 
-    def record(self, number: int, caption: str = "txt") -> dict[str, Any]:
-        """What is known of a sample without its picture: key, caption, and where the picture's bytes lie."""
+    def where(self, number: int) -> dict[str, Any]:
+        """Where a sample's picture lies: key, shard (path or address), offset and size in bytes."""
         shard, row = self.place(number)
         offset, size = self.span(shard, row, "image")
-        try:
-            text = caption_of(self, shard, row, caption)[0]
-        except ValueError:
-            text = ""
-        where = {"shard": str(self.paths[shard].resolve()), "offset": offset, "size": size}
-        return {"key": self.key(shard, row), "caption": text, **where}
-
-    def __del__(self) -> None:
-        for handle in self.__dict__.get("_handles", {}).values():
-            os.close(handle)
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_handles": OrderedDict()}  # descriptors do not travel to other processes
+        name = self.files.names[shard]
+        path = name if self.files.is_remote(shard) else str(Path(name).resolve())
+        return {"key": self.key(shard, row), "shard": path, "offset": offset, "size": size}
 
 
-def _member(caption: str) -> str:
-    return "json" if caption.startswith("json:") else "txt"
-
-
-def members_for(caption: str) -> tuple[str, str]:
-    """The members that a sample needs when its caption is `txt` or `json:KEY`.
-
-    Raises: UserError for any other text.
-    """
-    if caption != "txt" and not (caption.startswith("json:") and len(caption) > 5):
-        raise UserError(f"caption: 'txt' or 'json:KEY' is needed, got '{caption}'")
-    return "image", _member(caption)
-
-
-def caption_of(source: Shards, shard: int, row: int, caption: str) -> list[str]:
-    """The captions of a sample: the text of its `.txt`, or the text or list of texts under a key of its `.json`.
-
-    Raises: ValueError when there is none, or it is empty or not UTF-8.
-    """
-    texts: list[Any]
-    if caption == "txt":
-        texts = [source.read(shard, row, "txt").decode("utf-8")]
-    else:
-        value = json_object(source.read(shard, row, "json")).get(caption[5:])
-        texts = value if isinstance(value, list) else [value]
-    good = [text.strip() for text in texts if isinstance(text, str) and text.strip() and _is_unicode(text)]
-    if not good:
-        raise ValueError("empty caption")
-    return good
-
-
-def json_object(data: bytes) -> dict[str, Any]:
-    """A sample's `.json`; empty where it is something else than an object.
-
-    Raises: ValueError when it is broken.
-    """
-    try:
-        value = json.loads(data)
-    except (ValueError, RecursionError) as error:
-        raise ValueError("broken json") from error
-    return value if isinstance(value, dict) else {}
-
-
-def _is_unicode(text: str) -> bool:
-    """JSON can spell half of a surrogate pair, which no tokenizer can encode."""
-    return not any("\ud800" <= letter <= "\udfff" for letter in text)
+def _told(lost: dict[str, int]) -> str:
+    return ", ".join(f"{reason}: {count}" for reason, count in sorted(lost.items()))

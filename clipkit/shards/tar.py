@@ -1,10 +1,6 @@
-"""Where the members of a tar lie: a header reader that steps over damage, and the index kept beside each shard."""
+"""Where the members of a tar lie: a header reader that steps over damage."""
 
-import contextlib
-import hashlib
-import json
 import os
-import zipfile
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,9 +10,7 @@ import numpy as np
 IMAGE_SUFFIXES = ("jpg", "jpeg", "png", "webp", "bmp", "gif")
 MEMBERS = ("image", "txt", "json", "cls")
 BLOCK = 512
-INDEX_SUFFIX = ".index.npz"
 LONGEST_EXTRA = 1 << 20  # bytes read of a long name or a pax header, whatever size the shard claims
-VERSION = 3  # of the index file: raise it when what is kept changes
 
 
 @dataclass
@@ -138,39 +132,3 @@ def scan(shard: Path) -> Index:
         os.close(handle)
     places = np.stack(rows) if rows else np.empty((0, len(MEMBERS), 2), np.int64)
     return Index(places, np.array(keys, dtype=np.bytes_), lost, sorted(suffixes))
-
-
-def index(shard: Path) -> Index:
-    """The index of a shard: the one kept from an earlier call if the shard is unchanged, else scanned and kept."""
-    facts = shard.stat()
-    stamp = f"{VERSION} {facts.st_size} {facts.st_mtime_ns}"
-    places = _index_places(shard)
-    for place in places:
-        try:
-            with place.open("rb") as file, np.load(file, allow_pickle=False) as stored:
-                if str(stored["stamp"]) == stamp:
-                    about = json.loads(str(stored["about"]))
-                    return Index(stored["places"], stored["keys"], about["lost"], about["suffixes"])
-        except (OSError, EOFError, ValueError, TypeError, KeyError, zipfile.BadZipFile):
-            continue
-    made = scan(shard)
-    about = json.dumps({"lost": made.lost, "suffixes": made.suffixes})
-    for place in places:
-        temporary = place.with_name(f".{place.name}.{os.getpid()}.npz")
-        try:
-            place.parent.mkdir(parents=True, exist_ok=True)
-            np.savez(temporary, stamp=stamp, places=made.places, keys=made.keys, about=about)
-            temporary.replace(place)
-        except OSError:  # a read-only folder or a full disk: the next place, or do without
-            with contextlib.suppress(OSError):
-                temporary.unlink(missing_ok=True)
-            continue
-        break
-    return made
-
-
-def _index_places(shard: Path) -> list[Path]:
-    """Beside the shard, or in the user's cache where that folder cannot be written."""
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "clipkit" / "index"
-    unique = hashlib.sha1(str(shard.resolve()).encode()).hexdigest()[:16]
-    return [shard.with_name(shard.name + INDEX_SUFFIX), cache / f"{unique}-{shard.name}{INDEX_SUFFIX}"]

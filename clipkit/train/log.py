@@ -1,8 +1,11 @@
 """What a training run tells, and the check that its numbers are still numbers."""
 
+import json
 import sys
 import time
+from collections import Counter
 from collections.abc import Iterator
+from typing import Any
 
 import torch
 
@@ -12,7 +15,7 @@ from clipkit.evals import Task
 from clipkit.log import Progress, Rows, say
 from clipkit.train.run import Run
 from clipkit.train.settings import flat
-from clipkit.types import Batch
+from clipkit.types import Bad, Batch
 
 
 class Log:
@@ -22,14 +25,14 @@ class Log:
         self.run = run
         self.progress = Progress("train", run.steps, run.step)
         self.began, self.waited, self.rows_seen = time.monotonic(), 0.0, 0
-        self.replaced: dict[str, int] = {}
+        self.bad: Rows | None = None
         self.norm: torch.Tensor | None = None
         self.samples = None
         if run.cfg.log_samples:
             self.samples = Rows(run.folder / f"samples-rank{distributed.rank()}.jsonl", run.step)
         if run.main:
-            for path in run.folder.glob("samples-rank*.jsonl"):
-                if int(path.stem.removeprefix("samples-rank")) >= distributed.world():
+            for path in [*run.folder.glob("samples-rank*.jsonl"), *run.folder.glob("bad-samples-rank*.jsonl")]:
+                if int(path.stem.rpartition("rank")[2]) >= distributed.world() or path.name.startswith("bad"):
                     Rows(path, run.step)
             checkpoint.clear_leftovers(run.folder)
             config.write_atomic(run.folder / "train.yaml", config.to_yaml(run.cfg))
@@ -53,8 +56,7 @@ class Log:
     def step(self, batch: Batch, loss: torch.Tensor, norm: torch.Tensor) -> None:
         """One step is done."""
         run = self.run
-        for reason, count in batch.replaced.items():
-            self.replaced[reason] = self.replaced.get(reason, 0) + count
+        self._note_bad(batch.replaced)
         if self.samples:
             self.samples.write({"step": run.step, "position": batch.position.tolist(), "keys": batch.keys})
         self.norm = norm if self.norm is None else self.norm + 0 * norm  # one NaN anywhere stays, without a sync
@@ -71,15 +73,43 @@ class Log:
             "scale": run.net.net.logit_scale.exp().item(),
             "pairs_per_s": self.rows_seen / seconds,
             "wait_share": self.waited / seconds,
-            "replaced": int(distributed.total(torch.tensor(sum(self.replaced.values()), device=loss.device))),
+            **self._replaced(),
         }
+        if len(epochs := run.stream.epochs(run.step)) > 1:
+            row["epochs"] = {name: round(n, 6) for name, n in epochs.items()}
         if run.main:
             self.metrics.write(row)
         if run.cfg.log_with:
-            run.accelerator.log({k: v for k, v in row.items() if k != "step"}, step=run.step)
+            run.accelerator.log({k: v for k, v in flat(row) if k != "step"}, step=run.step)
         text = f"loss {row['loss']:.3f}  {row['pairs_per_s']:.0f} pairs/s  data wait {row['wait_share']:.0%}"
         self.progress.update(run.step, text + (f"  {row['replaced']} samples replaced" if row["replaced"] else ""))
         self.began, self.waited, self.rows_seen, self.norm = time.monotonic(), 0.0, 0, None
+
+    def _note_bad(self, found: list[Bad]) -> None:
+        """Every unreadable sample goes to a file; some are told."""
+        before = self.run.stream.guard.total.total() - len(found)
+        for number, bad in enumerate(found, before + 1):
+            if self.bad is None:
+                name = f"bad-samples-rank{distributed.rank()}.jsonl"
+                self.bad = Rows(self.run.folder / name, self.run.step)
+            self.bad.write({"step": self.run.step, **bad._asdict()})
+            if number <= 20 or number % 1000 == 0:
+                say(f"unreadable sample {number}: {bad.sample}: {bad.reason}; another of its shard stands in for it")
+
+    def _replaced(self) -> dict[str, Any]:
+        """How many samples this start of the run has replaced, on all ranks, and why."""
+        mine = {f"{source}: {reason}": n for (source, reason), n in self.run.stream.guard.total.items()}
+        device = self.run.accelerator.device
+        number = int(distributed.total(torch.tensor(sum(mine.values()), device=device)))
+        if number == 0:
+            return {"replaced": 0}
+        because: Counter[str] = Counter()
+        for text in distributed.gather_texts(json.dumps(mine)):
+            because.update(json.loads(text))
+        if self.run.step == self.run.steps:
+            told = ", ".join(f"{what}: {n}" for what, n in sorted(because.items()))
+            say(f"{number} unreadable samples were replaced by others of their shards ({told})")
+        return {"replaced": number, "replaced_because": dict(sorted(because.items()))}
 
     def finite(self, always: bool = False) -> None:
         """Raises: NonFinite when a gradient since the last call, or (`always`) a weight, is not a finite number."""

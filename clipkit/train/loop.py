@@ -6,11 +6,13 @@ import signal
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any
 
 import torch
 
 from clipkit import checkpoint, config, distributed, optim
+from clipkit.data.augment import augment
 from clipkit.data.order import mix
 from clipkit.errors import Stopped
 from clipkit.log import say
@@ -18,11 +20,12 @@ from clipkit.models.load import TEXT_FOLDER
 from clipkit.step import gradients
 from clipkit.train.log import Log
 from clipkit.train.run import Run
+from clipkit.types import Batch
 
 
 def train(run: Run) -> None:
     """Every step from where the run stands to its end; each ends in a state that a checkpoint holds whole."""
-    cfg, device = run.cfg, run.accelerator.device
+    cfg = run.cfg
     parameters = [p for p in run.net.parameters() if p.requires_grad]
     log = Log(run)
     if run.step and _is_due(run, run.cfg.eval.every):
@@ -37,7 +40,7 @@ def train(run: Run) -> None:
             # random numbers are a function of (seed, step, rank): a resumed step draws what the first run drew
             torch.manual_seed(int(mix(cfg.seed, run.step, distributed.rank())) >> 1)
             run.optimizer.zero_grad()
-            loss = gradients(run.model, run.objective, batch.to(device), cfg.chunk)
+            loss = gradients(run.model, run.objective, _on_device(run, batch), cfg.chunk)
             norm = torch.nn.utils.clip_grad_norm_(parameters, cfg.optim.clip or math.inf)
             run.optimizer.step()
             run.net.clamp_scale()
@@ -46,6 +49,12 @@ def train(run: Run) -> None:
             run.step += 1
             log.step(batch, loss, norm)
             _every_so_often(run, log)
+
+
+def _on_device(run: Run, batch: Batch) -> Batch:
+    """The batch where it is computed on, with its pictures augmented there."""
+    moved = batch.to(run.accelerator.device)
+    return replace(moved, images=augment(moved.images, batch.position, run.cfg.seed, run.cfg.data.augment))
 
 
 def _every_so_often(run: Run, log: Log) -> None:

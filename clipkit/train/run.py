@@ -74,15 +74,15 @@ def prepare(cfg: Settings, accelerator: Any) -> Run:
     model = accelerator.prepare_model(net)
     run = Run(cfg, accelerator, net, model, objective, optimizer, stream, steps, tasks, ema)
     if place:
-        run.step = stream.check(checkpoint.facts(place / "data.json"))
+        run.step = stream.resume(checkpoint.facts(place / "data.json"))
         optim.load_state(optimizer, net.net, checkpoint.tensors(place / "optim.safetensors"))
         if ema:
             ema.load(checkpoint.tensors(place / "ema.safetensors"))
         rows = read_rows(folder / "scores.jsonl")
         run.scored = {(row["step"], row["task"]) for row in rows if row["step"] <= run.step}  # later ones come again
         say(f"{folder}: resumed at step {run.step}")
-    facts = int(stream.state(0)["source"]["fingerprint"], 16) >> 1
-    distributed.agree("step, steps or shards; do all nodes see the run folder and the data?", run.step, steps, facts)
+    facts = run.step, steps, stream.fingerprint
+    distributed.agree("step, steps or shards; do all nodes see the run folder and the data?", *facts)
     _introduce(run)
     return run
 

@@ -29,9 +29,10 @@ FREE = (
     "data.train",
     "data.workers",
     "data.max_bad",
+    "data.cache_gb",
 )
-"""Settings that a resumed run may change: none of them alters what a step sees or does. (`steps` stretches the rate;
-the shards that `data.train` names are held to the checkpoint's fingerprint.)"""
+"""Settings that a resumed run may change: none of them alters what a step sees or does. (`steps` stretches the rate; of
+`data.train` the weights may change, while shards, selections and captions are held to the checkpoint's facts.)"""
 
 
 @settings

@@ -35,10 +35,7 @@ def joined(folder: Path, first: int, end: int, world: int = 1, **change: Any) ->
 def _stack(parts: tuple[Batch, ...]) -> Batch:
     width = max(part.text.shape[1] for part in parts)
     texts = [torch.nn.functional.pad(part.text, (0, width - part.text.shape[1])) for part in parts]
-    replaced: dict[str, int] = {}
-    for part in parts:
-        for reason, count in part.replaced.items():
-            replaced[reason] = replaced.get(reason, 0) + count
+    replaced = [bad for part in parts for bad in part.replaced]
     images, positions = (torch.cat([getattr(part, name) for part in parts]) for name in ("images", "position"))
     return Batch(images, torch.cat(texts), positions, [key for part in parts for key in part.keys], replaced)
 
@@ -77,7 +74,7 @@ def test_a_chain_of_resumes_on_changing_ranks_and_workers_equals_one_run(shards:
     found: list[Batch] = []
     state = json.loads(json.dumps(stream(shards).state(0)))
     for world, workers, steps in ((2, 0, 2), (4, 1, 3), (1, 2, 1), (8, 0, 4), (1, 0, 2)):
-        step = stream(shards, 0, world).check(state)
+        step = stream(shards, 0, world).resume(state)
         assert step == len(found)
         found += joined(shards, step, step + steps, world, workers=workers)
         state = json.loads(json.dumps(stream(shards, world - 1, world).state(step + steps)))
@@ -135,7 +132,7 @@ def test_real_shards_give_whole_batches_to_two_workers() -> None:
 
 def test_a_stream_knows_its_data_again(shards: Path) -> None:
     state = stream(shards).state(7)
-    assert state["samples"] == 56 and stream(shards, workers=1, max_bad=0.5).check(state) == 7
+    assert state["samples"] == 56 and stream(shards, workers=1, max_bad=0.5).resume(state) == 7
 
 
 @pytest.mark.parametrize(
@@ -151,7 +148,7 @@ def test_other_data_is_refused_with_what_changed(
 ) -> None:
     monkeypatch.chdir(shards)
     with pytest.raises(UserError) as error:
-        stream(shards, **change).check(stream(shards).state(7))
+        stream(shards, **change).resume(stream(shards).state(7))
     assert str(error.value).startswith(f"{change.get('train', shards)}: {message}")
     assert str(error.value).endswith("; give it the same shards, or start a new run")
 

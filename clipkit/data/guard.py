@@ -1,0 +1,43 @@
+"""How many samples could not be read, why, and when that is too many."""
+
+from collections import Counter, deque
+from dataclasses import dataclass, field
+
+from clipkit.data.settings import ONLY
+from clipkit.errors import BadData
+from clipkit.types import Batch
+
+
+@dataclass
+class Guard:
+    """Counts replaced samples, and ends the run where they are more than `bound` of the last 10,000."""
+
+    bound: float
+    total: Counter[tuple[str, str]] = field(default_factory=Counter)
+    recent: deque[tuple[int, int]] = field(default_factory=deque)
+
+    def see(self, batch: Batch) -> None:
+        """Count the replaced samples of a batch.
+
+        Raises: BadData when there are too many.
+        """
+        self.total.update((bad.source, bad.reason) for bad in batch.replaced)
+        self.recent.append((len(batch), len(batch.replaced)))
+        while sum(rows for rows, _ in self.recent) - self.recent[0][0] >= 10_000:
+            self.recent.popleft()
+        rows, bad = (sum(column) for column in zip(*self.recent, strict=True))
+        if bad >= 10 and bad > self.bound * rows:
+            last = batch.replaced[-1].sample if batch.replaced else "one of an earlier step"
+            raise BadData(
+                f"{bad} of the last {rows} samples are unreadable ({told(self.total)}), the last is {last}; "
+                f"data.max_bad={self.bound} allows fewer; mend the shards, or raise data.max_bad"
+            )
+
+
+def told(total: Counter[tuple[str, str]]) -> str:
+    """`reason: count` for each, with the source where it has a name of its own."""
+    return ", ".join(f"{_said(*what)}: {count}" for what, count in sorted(total.items()))
+
+
+def _said(source: str, reason: str) -> str:
+    return reason if source == ONLY else f"{source}: {reason}"

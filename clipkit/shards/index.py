@@ -1,0 +1,158 @@
+"""The kept index of a shard: an Arrow file that says where each member of each sample lies.
+
+It is made once, lies beside the shard (or in the user's cache), and is mapped instead of loaded: opening it costs the
+same for ten samples and ten thousand, and all processes of a machine share its pages.
+"""
+
+import contextlib
+import hashlib
+import json
+import os
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from clipkit.shards.tar import MEMBERS, Index, scan
+
+SUFFIX = ".index.arrow"
+VERSION = 4  # of the file: raise it when what is kept changes
+
+
+@dataclass
+class Kept:
+    """An index in its file: what it says of the whole shard is read at once, the rows when they are asked for.
+
+    `about` holds `stamp`, `lost` {reason: count}, `suffixes`, `bytes` of the shard, `has` {members: samples that hold
+    exactly these}, and `verified` ("" or how far the pictures were looked at).
+    """
+
+    about: dict[str, Any]
+    _table: Any = field(repr=False)
+
+    def __len__(self) -> int:
+        return self._table.num_rows
+
+    def count(self, wanted: tuple[tuple[str, ...], ...]) -> int:
+        """Samples that hold one member of each group of `wanted`."""
+        return sum(
+            n
+            for members, n in self.about["has"].items()
+            if all(any(name in members.split() for name in group) for group in wanted)
+        )
+
+    @cached_property
+    def spans(self) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+        """{member: (offsets, sizes)}, int64 [n] each, -1 where a sample lacks it."""
+        column = self._table.column
+        return {name: (column(f"{name}_at").to_numpy(), column(f"{name}_bytes").to_numpy()) for name in MEMBERS}
+
+    def key(self, row: int) -> str:
+        """The key of a sample."""
+        return self._table.column("key")[row].as_py().decode("utf-8", "replace")
+
+    def rows(self, wanted: tuple[tuple[str, ...], ...]) -> np.ndarray:
+        """The rows, int64 ascending, that hold one member of each group of `wanted`; empty ones do not count."""
+        has = np.ones(len(self), bool)
+        for group in wanted:
+            has &= np.logical_or.reduce([self.spans[name][1] > 0 for name in group])
+        return np.flatnonzero(has)
+
+
+def index(shard: Path, place: Path | None = None, name: str | None = None) -> Kept:
+    """The index of a shard: the one kept from an earlier call if the shard is unchanged, else scanned and kept.
+
+    It is kept at `place`, or beside the shard, or in the user's cache where that folder cannot be written. `name` is
+    what a shard whose file is a copy is known by; its copies may come and go.
+    """
+    stamp = _stamp(shard, name)
+    places = [place] if place else index_places(shard)
+    for path in places:
+        kept = read(path)
+        if kept is not None and kept.about["stamp"] == stamp:
+            return kept
+    made = scan(shard)
+    table = to_table(made, shard.stat().st_size, stamp)
+    for path in places:
+        if write(table, path):
+            return read(path) or Kept(_about(table), table)
+    return Kept(_about(table), table)
+
+
+def _stamp(shard: Path, name: str | None) -> str:
+    """What changes when the shard does; the time of a copy says nothing."""
+    facts = shard.stat()
+    return f"{VERSION} {facts.st_size} {name or facts.st_mtime_ns}"
+
+
+def is_indexed(shard: Path) -> bool:
+    """Is there an index of the shard as it is now?"""
+    stamp = _stamp(shard, None)
+    return any((kept := read(path)) is not None and kept.about["stamp"] == stamp for path in index_places(shard))
+
+
+def to_table(made: Index, size: int, stamp: str, verified: str = "") -> Any:
+    """The Arrow table of an index; `size` is the shard's in bytes."""
+    import pyarrow as pa
+
+    patterns, counts = np.unique(((made.places[:, :, 1] > 0) << np.arange(len(MEMBERS))).sum(1), return_counts=True)
+    has = {
+        " ".join(name for i, name in enumerate(MEMBERS) if pattern >> i & 1): count
+        for pattern, count in zip(patterns.tolist(), counts.tolist(), strict=True)
+    }
+    about = {
+        "stamp": stamp, "lost": made.lost, "suffixes": made.suffixes, "bytes": size, "has": has, "verified": verified,
+    }  # fmt: skip
+    columns: dict[str, Any] = {"key": pa.array(made.keys.tolist(), pa.binary())}
+    for i, name in enumerate(MEMBERS):
+        columns |= {f"{name}_at": made.places[:, i, 0], f"{name}_bytes": made.places[:, i, 1]}
+    return pa.table(columns).replace_schema_metadata({"clipkit": json.dumps(about)}).combine_chunks()
+
+
+def write(table: Any, path: Path) -> bool:
+    """Write an index file in one piece; False where that cannot be done (a read-only folder, a full disk)."""
+    import pyarrow as pa
+
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with pa.OSFile(str(temporary), "wb") as file, pa.ipc.new_file(file, table.schema) as writer:
+            writer.write_table(table, max_chunksize=max(len(table), 1))
+        temporary.replace(path)
+    except OSError:
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)
+        return False
+    return True
+
+
+def read(path: Path) -> Kept | None:
+    """The index in a file; None where there is none, or it is damaged or of another version."""
+    import pyarrow as pa
+
+    try:
+        with pa.memory_map(str(path)) as file:
+            table = pa.ipc.open_file(file).read_all()
+        table.validate(full=True)  # offsets that lead out of the file would end the process
+        about = _about(table)
+        good = about["stamp"].startswith(f"{VERSION} ") and sum(about["has"].values()) == len(table)
+    except (OSError, ValueError, TypeError, KeyError, AttributeError, pa.ArrowException):
+        return None
+    return Kept(about, table) if good else None
+
+
+def _about(table: Any) -> dict[str, Any]:
+    return json.loads(table.schema.metadata[b"clipkit"])
+
+
+def index_places(shard: Path) -> list[Path]:
+    """Beside the shard, or in the user's cache where that folder cannot be written."""
+    return [shard.with_name(shard.name + SUFFIX), cache_place(str(shard.resolve()), shard.name)]
+
+
+def cache_place(name: str, base: str) -> Path:
+    """Where the user's cache keeps the index of a shard known as `name`."""
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "clipkit" / "index"
+    return cache / f"{hashlib.sha1(name.encode()).hexdigest()[:16]}-{base}{SUFFIX}"
