@@ -116,7 +116,7 @@ def _mistakes(error: pydantic.ValidationError, cls: Any, above: str = "") -> Ite
     """(dotted key, what is wrong) of every mistake; a nested check's own mistakes are unfolded."""
     for item in error.errors():
         inner = item.get("ctx", {}).get("error")
-        parts = [str(part) for part in item["loc"]]
+        parts = [str(part) for part in item["loc"] if not str(part).startswith("(")]  # not the tags of unions
         key = ".".join([*above.split("."), *parts] if above else parts)
         if isinstance(inner, Nested):
             yield from _mistakes(inner.error, inner.cls, key)
@@ -170,10 +170,10 @@ def _is_section(kind: Any) -> bool:
 
 def _section(kind: Any) -> Any:
     """The settings class, or the `dict[str, class]`, that a field of this type holds; None where it is a leaf."""
-    for one in (kind, *get_args(kind)):
-        if _is_section(one) or (get_origin(one) is dict and _is_section(get_args(one)[1])):
-            return one
-    return None
+    if _is_section(kind) or (get_origin(kind) is dict and _is_section(get_args(kind)[1])):
+        return kind
+    inside = get_args(kind)[:1] if hasattr(kind, "__metadata__") else get_args(kind)
+    return next((found for one in inside if get_origin(kind) is not dict and (found := _section(one))), None)
 
 
 def to_tree(value: Any) -> dict[str, Any]:

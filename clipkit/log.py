@@ -25,10 +25,11 @@ def duration(seconds: float) -> str:
 
 
 class Progress:
-    """A progress bar with ETA where stderr is a terminal, else a plain line now and then; silent on other ranks."""
+    """A progress bar with ETA where stderr is a terminal, else a plain line now and then; silent on other ranks, and
+    about what ends within `hush_s` seconds."""
 
-    def __init__(self, title: str, total: int, start: int = 0, every_s: float = 10.0) -> None:
-        self.title, self.total, self.start, self.every_s = title, total, start, every_s
+    def __init__(self, title: str, total: int, start: int = 0, every_s: float = 10.0, hush_s: float = 0.0) -> None:
+        self.title, self.total, self.start, self.every_s, self.hush_s = title, total, start, every_s, hush_s
         self.began = self.told = time.monotonic()
         self.quiet = int(os.environ.get("RANK", "0")) != 0
         self.bar: Any = None
@@ -61,7 +62,7 @@ class Progress:
             self.bar.update(self.task, completed=done, text=text)
             return
         now = time.monotonic()
-        if done < self.total and now - self.told < self.every_s:
+        if now - self.began < self.hush_s or (done < self.total and now - self.told < self.every_s):
             return
         self.told = now
         left = (now - self.began) / max(done - self.start, 1) * (self.total - done)

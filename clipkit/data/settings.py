@@ -3,7 +3,7 @@
 from dataclasses import field
 from typing import Annotated, Any
 
-from pydantic import BeforeValidator, Field
+from pydantic import BeforeValidator, Discriminator, Field, Tag
 
 from clipkit.config import settings
 from clipkit.data.augment import Settings as Augment
@@ -36,15 +36,23 @@ class Source:
     """As data.select, for this source."""
 
 
-def _as_sources(value: Any) -> Any:
-    if not isinstance(value, str | dict) or not value:
-        raise ValueError(f"shards, or a mapping {{NAME: {{shards: ...}}}} is needed, got {value!r}")
-    return {ONLY: {"shards": value}} if isinstance(value, str) else value
+def _kind(value: Any) -> str | None:
+    return "(shards)" if isinstance(value, str) else "(sources)" if isinstance(value, dict) and value else None
+
+
+Train = Annotated[
+    Annotated[str, Tag("(shards)")] | Annotated[dict[str, Source], Tag("(sources)")],
+    Discriminator(
+        _kind,
+        custom_error_type="train",
+        custom_error_message="shards, or a mapping {NAME: {shards: ...}} is needed",
+    ),
+]
 
 
 @settings
 class Settings:
-    train: Annotated[dict[str, Source], BeforeValidator(_as_sources)]
+    train: Train
     """Shards to train on (a folder, a glob, a brace pattern, addresses), or several sources: {NAME: {shards: ...}}."""
     caption: Place = "txt"
     """Where captions are: txt, json:KEY (of a list of texts one is drawn each time), or several of these with their
@@ -68,3 +76,8 @@ class Settings:
     """Share of unreadable samples among the last 10,000 (at least 10) at which the run stops."""
     cache_gb: Annotated[float, Field(gt=0)] | None = None
     """Most gigabytes of remote shards to keep on this machine; null is 64. Two windows should fit."""
+
+    @property
+    def sources(self) -> dict[str, Source]:
+        """The sources by name."""
+        return {ONLY: Source(shards=self.train)} if isinstance(self.train, str) else self.train

@@ -127,8 +127,9 @@ class Stream:
             worker_init_fn=_outlive_one_signal,
         )
         held: list[Batch] = []
+        made = iter(loader)  # the workers are forked here, before there is another thread
         with prefetch(self.rows, first, end) as reached:
-            for part in _plainly(loader):
+            for part in _plainly(made):
                 held.append(part)
                 if len(held) == parts:
                     batch = _join(held, self.rows.tokenizer)
@@ -177,7 +178,7 @@ def _outlive_one_signal(worker: int) -> None:
         signal.signal(number, lambda number, frame: signal.signal(number, signal.SIG_DFL) and None)
 
 
-def _plainly(loader: DataLoader) -> Iterator[Batch]:
+def _plainly(loader: Iterator[Batch]) -> Iterator[Batch]:
     """The loader's parts; a worker's error arrives wrapped in its traceback, and leaves as its own one line."""
     try:
         yield from loader
@@ -229,8 +230,8 @@ def open_stream(cfg: Settings, tokenizer: Tokenizer, shape: Preprocess, seed: in
         )
     if cfg.crop[0] > cfg.crop[1]:
         raise UserError(f"data.crop: the least share comes first, got {list(cfg.crop)}")
-    sources = [_open_source(name, cfg, seed) for name in cfg.train]
-    weights = {source.name: cfg.train[source.name].weight or float(len(source.shards)) for source in sources}
+    sources = [_open_source(name, cfg, seed) for name in cfg.sources]
+    weights = {source.name: cfg.sources[source.name].weight or float(len(source.shards)) for source in sources}
     mixture = Mixture(tuple(shares_of(weights).values()))
     rows = Rows(sources, mixture, cfg, tokenizer, shape, seed, rank, world)
     if len(stream := Stream(rows, _workers(cfg))) < cfg.batch:
@@ -239,7 +240,7 @@ def open_stream(cfg: Settings, tokenizer: Tokenizer, shape: Preprocess, seed: in
 
 
 def _open_source(name: str, cfg: Settings, seed: int) -> Source:
-    one = cfg.train[name]
+    one = cfg.sources[name]
     caption = one.caption or cfg.caption
     shards = Shards(one.shards, members_for(caption), one.select or cfg.select, cfg.cache_gb)
     source = make_source(name, shards, caption, cfg, seed)

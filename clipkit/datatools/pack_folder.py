@@ -28,6 +28,8 @@ class Folder:
     Searched with its subfolders, sorted; names that begin with a dot are passed over.
     """
 
+    kind = "a folder of images"
+
     def __init__(self, path: Path, captions: str | None) -> None:
         self.path, self.captions = path, captions
         self.ignored: dict[str, int] = {}
@@ -69,9 +71,7 @@ class Folder:
                 yield row._replace(problem="no caption file")
         self.ignored = dict(sorted(ignored.items()))
         if not images:
-            raise UserError(
-                f"{self.path}: no images ({', '.join(IMAGES)}) in this folder; or their names begin with a dot"
-            )
+            raise UserError(f"{self.path}: no images ({', '.join(IMAGES)}) in this folder; give another one")
         if not texts and self.captions is None:
             raise UserError(
                 f"{self.path}: no image has a caption file (photo.txt beside photo.jpg) and there is no metadata.csv; "

@@ -220,6 +220,7 @@ class Plan:
 
 
 def _indices(numbers: np.ndarray) -> "pyarrow.Array":
+    """As pyarrow.array(numbers), which would import pandas (2 s) to ask whether that is one of its arrays."""
     import pyarrow
 
-    return pyarrow.array(numbers)
+    return pyarrow.Array.from_buffers(pyarrow.int64(), len(numbers), [None, pyarrow.py_buffer(numbers)])

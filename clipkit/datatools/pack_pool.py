@@ -41,19 +41,20 @@ def _by_pool(
 ) -> Generator[dict[str, Any], None, None]:
     context = multiprocessing.get_context(START)
     if START == "forkserver":
-        context.set_forkserver_preload(["clipkit.datatools.pack_write"])
+        context.set_forkserver_preload(["clipkit.datatools.pack_write", "pyarrow"])
     # memory without locks: a worker that is killed while it holds one would stop all the others
     rows, stop = context.RawArray(ctypes.c_int64, len(jobs)), context.RawValue(ctypes.c_int64, 0)
     begin = (plan.work, out, rows, stop)
     with ProcessPoolExecutor(workers, mp_context=context, initializer=_begin, initargs=begin) as pool:
         try:
+            reached = 0
             waiting = {pool.submit(_make, slot, job) for slot, job in enumerate(jobs)}
             while waiting:
                 finished, waiting = wait(waiting, EVERY_S, FIRST_COMPLETED)
                 for one in finished:
                     yield one.result()
-                if reached := sum(rows):  # 0 has no ETA
-                    show(reached)
+                if sum(rows) != reached:
+                    show(reached := sum(rows))
         except BrokenProcessPool as error:
             raise UserError(
                 f"{out}: a worker process was killed, perhaps for want of memory; start again, with fewer --workers: "

@@ -48,8 +48,10 @@ class Row(NamedTuple):
 
 
 class Source(Protocol):
-    """Something that can be packed; `ignored` counts what lies there and is no sample, known when rows() has ended."""
+    """Something that can be packed; `kind` names its sort in messages; `ignored`
+    counts what lies there and is no sample, known when rows() has ended."""
 
+    kind: str
     ignored: dict[str, int]
 
     def rows(self) -> Iterable[Row]:

@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 class Saved:
     """A saved Hugging Face data set: Arrow files, in which its images are found again by their offsets."""
 
+    kind = "a saved data set"
+
     def __init__(self, path: Path, options: Options) -> None:
         self.path, self.options = path, options
         self.ignored: dict[str, int] = {}

@@ -43,7 +43,7 @@ def open_source(name: str, options: Options) -> Source:
     }
     for option, fit in fits.items():
         if getattr(options, option) is not None and not fit:
-            raise UserError(f"{name}: --{option} has no meaning for {(source.__doc__ or '').partition(':')[0].lower()}")
+            raise UserError(f"{name}: --{option} has no meaning for {source.kind}")
     return source
 
 
@@ -92,6 +92,8 @@ def _tables(files: list[Path], name: str, options: Options) -> Table:
 
 class Coco:
     """COCO captions: `images` and `annotations` in one JSON file; an image has all its captions, in their order."""
+
+    kind = "COCO captions"
 
     def __init__(self, path: Path, value: Mapping[str, Any], root: str | None) -> None:
         self.path, self.value = path, value

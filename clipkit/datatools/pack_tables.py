@@ -24,6 +24,8 @@ Records = Iterator[tuple[str, Mapping[str, Any] | str]]
 class Table:
     """Rows of some table files of one kind; relative paths start from `root`, else from the folder of each file."""
 
+    kind = "a table"
+
     def __init__(self, files: Sequence[Path], options: Options, absolute: bool = True) -> None:
         self.files, self.options, self.absolute = list(files), options, absolute
         self.ignored: dict[str, int] = {}

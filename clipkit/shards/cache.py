@@ -102,7 +102,7 @@ class Cache:
         self, url: str, path: Path, size: int | None, patience: Patience, stop: threading.Event | None
     ) -> int:
         """A descriptor of the copy, fetched now; the lock of its name is held."""
-        wanted = size if size is not None else announced(url, patience.stall_s)
+        wanted = size if size is not None else announced(url, patience.stall_s, fresh=True)
         part = self._reserve(url, path.name, wanted or 0, stop)
         try:
             download(url, part, patience.stall_s, stop)

@@ -119,7 +119,9 @@ class Files:
         rank, ranks = (int(os.environ.get(name, d)) for name, d in (("LOCAL_RANK", "0"), ("LOCAL_WORLD_SIZE", "1")))
         start = len(missing) * rank // ranks
         missing = missing[start:] + missing[:start]
-        with Progress("index", len(missing)) as bar:
+        if not missing:
+            return
+        with Progress("index", len(missing), hush_s=3.0) as bar:
             for done, _ in enumerate(self._make(missing, workers or max(1, (os.cpu_count() or 1) // ranks)), 1):
                 bar.update(done)
 

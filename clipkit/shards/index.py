@@ -8,6 +8,7 @@ import contextlib
 import hashlib
 import json
 import os
+from collections import Counter
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -60,6 +61,22 @@ class Kept:
             has &= np.logical_or.reduce([self.spans[name][1] > 0 for name in group])
         return np.flatnonzero(has)
 
+    def verified(self, bad: dict[int, str], level: str, columns: dict[str, np.ndarray]) -> Any:
+        """The table of this index without the `bad` rows (and their reasons counted), with more `columns` [n]."""
+        import pyarrow as pa
+
+        good = np.ones(len(self), bool)
+        good[list(bad)] = False
+        table = self._table
+        for name, values in columns.items():
+            table = table.drop_columns([name]) if name in table.column_names else table
+            table = table.append_column(name, pa.array(values))
+        table = table.filter(pa.array(good))
+        lost = Counter(self.about["lost"]) + Counter(bad.values())
+        has = _has(np.stack([self.spans[name][1][good] for name in MEMBERS], 1))
+        about = {**self.about, "lost": dict(lost), "has": has, "verified": level}
+        return table.replace_schema_metadata({"clipkit": json.dumps(about)}).combine_chunks()
+
 
 def index(shard: Path, place: Path | None = None, name: str | None = None) -> Kept:
     """The index of a shard: the one kept from an earlier call if the shard is unchanged, else scanned and kept.
@@ -97,11 +114,7 @@ def to_table(made: Index, size: int, stamp: str, verified: str = "") -> Any:
     """The Arrow table of an index; `size` is the shard's in bytes."""
     import pyarrow as pa
 
-    patterns, counts = np.unique(((made.places[:, :, 1] > 0) << np.arange(len(MEMBERS))).sum(1), return_counts=True)
-    has = {
-        " ".join(name for i, name in enumerate(MEMBERS) if pattern >> i & 1): count
-        for pattern, count in zip(patterns.tolist(), counts.tolist(), strict=True)
-    }
+    has = _has(made.places[:, :, 1])
     about = {
         "stamp": stamp, "lost": made.lost, "suffixes": made.suffixes, "bytes": size, "has": has, "verified": verified,
     }  # fmt: skip
@@ -109,6 +122,15 @@ def to_table(made: Index, size: int, stamp: str, verified: str = "") -> Any:
     for i, name in enumerate(MEMBERS):
         columns |= {f"{name}_at": made.places[:, i, 0], f"{name}_bytes": made.places[:, i, 1]}
     return pa.table(columns).replace_schema_metadata({"clipkit": json.dumps(about)}).combine_chunks()
+
+
+def _has(sizes: np.ndarray) -> dict[str, int]:
+    """{members that are there and not empty: number of samples}, from sizes [n, 4]."""
+    patterns, counts = np.unique(((sizes > 0) << np.arange(len(MEMBERS))).sum(1), return_counts=True)
+    return {
+        " ".join(name for i, name in enumerate(MEMBERS) if pattern >> i & 1): count
+        for pattern, count in zip(patterns.tolist(), counts.tolist(), strict=True)
+    }
 
 
 def write(table: Any, path: Path) -> bool:

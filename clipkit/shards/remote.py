@@ -3,9 +3,9 @@
 `s3://bucket/x.tar`, `gs://`, `hf://datasets/user/name/`, `https://`, any other protocol of fsspec; `pipe:COMMAND` is
 what a shell command writes to its stdout. Credentials come from where each protocol's package looks (for S3, where the
 `aws` command does). An endpoint of one's own (MinIO, Ceph, R2) is named by `AWS_ENDPOINT_URL` or
-`FSSPEC_S3_ENDPOINT_URL`, and a public bucket is read without credentials by `FSSPEC_S3='{"anon": true}'`; any option of
-a file system can be set this way, or in a file under `~/.config/fsspec`. Proxies and passwords for https come from the
-environment and `~/.netrc`.
+`FSSPEC_S3_ENDPOINT_URL`, and a public bucket is read without credentials by `FSSPEC_S3='{"anon": true}'` or
+`FSSPEC_GS='{"token": "anon"}'`; any option of a file system can be set this way, or in a file under `~/.config/fsspec`.
+Proxies and passwords for https come from the environment and `~/.netrc`.
 """
 
 import asyncio
@@ -31,13 +31,9 @@ from clipkit.log import say
 T = TypeVar("T")
 PIPE = "pipe:"
 WEB = ("http://", "https://")
-GOOGLE = ("gs://", "gcs://")
-PACKAGES = {
-    **dict.fromkeys(("s3", "s3a"), ("s3fs", "'clipkit[s3]'")),
-    **dict.fromkeys(("gs", "gcs"), ("gcsfs", "'clipkit[gcs]'")),
-    **dict.fromkeys(("http", "https"), ("aiohttp", "aiohttp")),
-    "hf": ("huggingface_hub", "huggingface_hub"),
-}
+PACKAGES = {"s3": "s3fs", "gs": "gcsfs", "gcs": "gcsfs", "http": "aiohttp", "https": "aiohttp", "hf": "huggingface_hub"}
+EXTRAS = {"s3fs": "'clipkit[s3]'", "gcsfs": "'clipkit[gcs]'"}
+PUBLIC = {"s3": """FSSPEC_S3='{"anon": true}'""", "gs": """FSSPEC_GS='{"token": "anon"}'"""}
 NO_CREDENTIALS = ("NoCredentialsError", "PartialCredentialsError", "DefaultCredentialsError")
 _in_use: dict[int, Any] = {}
 
@@ -106,8 +102,6 @@ def size_of(url: str, patience: Patience = PATIENCE) -> int | None:
 
     Raises: UserError when it is not there or access is refused; StorageError when the server does not answer.
     """
-    if url.startswith(PIPE):
-        return None
     return _or_user_error(lambda: announced(url, patience.stall_s), url, patience)
 
 
@@ -134,11 +128,13 @@ def read_small(url: str, most: int = 1 << 20, patience: Patience = PATIENCE) -> 
         return None
 
 
-def announced(url: str, stall_s: float) -> int | None:
-    """What the server says now that a file's size is, asked once; errors come as the file system raises them."""
+def announced(url: str, stall_s: float, fresh: bool = False) -> int | None:
+    """What the server says that a file's size is, asked once: `fresh` now, or in a listing that is at hand."""
     if url.startswith(PIPE):
         return None
     system, path = filesystem(url, stall_s)
+    if fresh:
+        system.invalidate_cache()
     facts = system.info(path)
     if facts.get("type") == "directory":  # so s3fs calls what a listing that it keeps does not have
         raise FileNotFoundError("no such file")
@@ -152,7 +148,8 @@ def download(url: str, path: Path, stall_s: float, stop: threading.Event | None 
     """
     if url.startswith(PIPE):
         _allow_pipe(url)
-        return _run(url.removeprefix(PIPE), path, stall_s, stop)
+        _run(url.removeprefix(PIPE), path, stall_s, stop)
+        return
     system, where = filesystem(url, stall_s)
     if not system.async_impl:
         answer: Future[Any] = Future()
@@ -167,7 +164,6 @@ def download(url: str, path: Path, stall_s: float, stop: threading.Event | None 
         answer.result()
     finally:
         answer.cancel()
-    return None
 
 
 def filesystem(url: str, stall_s: float = PATIENCE.stall_s) -> tuple[Any, str]:
@@ -181,17 +177,19 @@ def filesystem(url: str, stall_s: float = PATIENCE.stall_s) -> tuple[Any, str]:
     protocol = re.split("://|::", url, maxsplit=1)[0]
     options: dict[str, Any] = {}
     try:
-        if url.startswith((*WEB, *GOOGLE)):
+        if url.startswith((*WEB, "gs://", "gcs://")):
             import aiohttp
 
+            # gcsfs would ask for a bucket's type by gRPC first, which does not live through a fork
+            os.environ.setdefault("GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT", "false")
             name = "client_kwargs" if url.startswith(WEB) else "session_kwargs"
             # aiohttp by itself ends any download after five minutes, and looks for no proxy
             limits = aiohttp.ClientTimeout(total=None, sock_connect=stall_s, sock_read=stall_s)
             options[name] = {"timeout": limits, "trust_env": True, **(conf.get(protocol, {}).get(name) or {})}
         system, path = fsspec.core.url_to_fs(url, **options)
     except ImportError as error:
-        package, install = PACKAGES.get(protocol, ("", ""))
-        need = f"{protocol}:// needs the package {package} ({error}); type: pip install {install}"
+        package = PACKAGES.get(protocol, "")
+        need = f"{protocol}:// needs the package {package} ({error}); type: pip install {EXTRAS.get(package, package)}"
         raise UserError(f"{url}: {need if package else error}") from error
     except ValueError as error:
         raise UserError(f"{url}: {error}; a remote name is such as s3://bucket/folder/") from error
@@ -213,11 +211,10 @@ def retried(work: Callable[[], T], url: str, patience: Patience = PATIENCE, stop
             raise
         except Exception as error:  # each file system raises errors of its own; only some of them are OSError
             what = " ".join(f"{type(error).__name__}: {error}".split())[:300].removesuffix(": ")
-            if said := _refusal(error):
+            if said := _refusal(error, url):
                 raise Refused(f"{url}: {said} ({what})") from error
             if attempt == patience.tries:
-                times = f"{attempt} tries" if attempt > 1 else "1 try"
-                text = f"{url}: not read in {times}; the last ended with {what}; is the storage reachable from here?"
+                text = f"{url}: not read (tries: {attempt}); the last ended with {what}; is the storage reachable?"
                 raise StorageError(text) from error
             if attempt > 1:
                 say(f"{url}: try {attempt} of {patience.tries} ended with {what}")
@@ -238,13 +235,14 @@ def _or_user_error(work: Callable[[], T], url: str, patience: Patience) -> T:
         raise UserError(str(error)) from error
 
 
-def _refusal(error: BaseException) -> str | None:
+def _refusal(error: BaseException, url: str) -> str | None:
     """Why another try is of no use, None when it may be of some."""
     cause = error.__cause__
     status = _status(error) or (_status(cause) if cause is not None else None)
     refused = isinstance(error, PermissionError) or type(error).__name__ in NO_CREDENTIALS
     if refused or status in (401, 403) or str(error).startswith("Forbidden"):  # gcsfs has but a text for it
-        return "access is refused; set the storage's credentials (a public S3 bucket: FSSPEC_S3='{\"anon\": true}')"
+        public = PUBLIC.get(url.partition("://")[0])
+        return "access is refused; set the storage's credentials" + (f", or {public} if it is public" if public else "")
     # fsspec says that a web page does not exist whatever went wrong when it asked; the cause knows better
     if status in (404, 410) or (isinstance(error, FileNotFoundError) and cause is None):
         return "is not there; check the name"

@@ -136,7 +136,7 @@ def test_one_label_alone_is_no_classification(model: models.DualEncoder, tmp_pat
     ("tree", "message"),
     [
         ({"kind": "retreival", "data": "d"}, "kind: one of retrieval, zeroshot is needed, got 'retreival'"),
-        ({"kind": "retrieval", "data": "nothing"}, "shards are not there"),
+        ({"kind": "retrieval", "data": "nothing"}, "nothing: no such file or folder"),
         ({"kind": "retrieval", "data": "d", "captions": "txt"}, "captions: unknown key; did you mean 'caption'"),
         ({"kind": "retrieval"}, "data: is needed"),
         ({"tasks": []}, "a list of data sets is needed"),

@@ -1,24 +1,24 @@
 """The command line: names to functions, which are imported when they are called."""
 
-import json
 import os
-import sys
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
 from clipkit import __version__, errors
+from clipkit.cli import data
+from clipkit.cli.show import lines, table
 
 app = typer.Typer(
     help="Train, evaluate and search with image-text contrastive models.",
     no_args_is_help=True,
+    context_settings={"help_option_names": ["-h", "--help"]},
     add_completion=False,
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
 )
-data_app = typer.Typer(help="Make and look at training data.", no_args_is_help=True, rich_markup_mode=None)
-app.add_typer(data_app, name="data")
+app.add_typer(data.app, name="data")
 
 Model = Annotated[
     str, typer.Argument(help="Run or checkpoint folder, NAME/TAG of open_clip, hf-hub:... or local-dir:...")
@@ -70,7 +70,7 @@ def train(
     if settings:
         from clipkit import config
 
-        _table(("setting", "type", "default", "meaning"), config.describe(trainer.Settings))
+        table(("setting", "type", "default", "meaning"), config.describe(trainer.Settings))
         return
     trainer.from_arguments([*([recipe] if recipe else []), *(overrides or [])])
 
@@ -91,14 +91,14 @@ def eval_(
 
     rows = evaluate(model, suite, root, workers, out)
     if as_json:
-        _lines(rows)
+        lines(rows)
         return
     cells = [
         (row["task"], name, f"{value:.4f}" if isinstance(value, float) else str(value))
         for row in rows
         for name, value in row["scores"].items()
     ]
-    _table(("data set", "score", "value"), cells)
+    table(("data set", "score", "value"), cells)
 
 
 @app.command()
@@ -119,9 +119,9 @@ def classify(
     names = Path(classes).read_text(encoding="utf-8").splitlines() if os.path.isfile(classes) else classes.split(",")
     rows = work(model, pictures, names, template or TEMPLATES, top)
     if as_json:
-        _lines(rows)
+        lines(rows)
         return
-    _table(
+    table(
         ("picture", "class", "probability"),
         [
             (row["image"] if i == 0 else "", name, f"{share:.3f}")
@@ -173,47 +173,6 @@ def search(
 
     hits = open_index(index, model).search(text, image, k)
     if as_json:
-        _lines([hit.as_dict() for hit in hits])
+        lines([hit.as_dict() for hit in hits])
         return
-    _table(
-        ("score", "key", "caption", "where"), [(f"{hit.score:.3f}", hit.key, hit.caption, hit.shard) for hit in hits]
-    )
-
-
-@data_app.command()
-def openmoji(
-    out: Annotated[Path, typer.Argument(help="Folder to write; must not exist.")],
-    seed: Annotated[int, typer.Option(help="Of the split and the order.")] = 0,
-) -> None:
-    """3,799 emoji with their names as WebDataset shards: a small real set, made without a download."""
-    from clipkit.datatools.openmoji import write
-    from clipkit.log import Progress
-
-    with Progress("openmoji", 1) as bar:
-
-        def show(done: int, total: int) -> None:
-            bar.resize(total)
-            bar.update(done)
-
-        facts = write(out, seed, show)
-    print(f"{out}: {facts['train']} pairs to train on, {facts['test']} held out, {facts['left_out']} left out")
-
-
-def _lines(rows: Any) -> None:
-    for row in rows:
-        print(json.dumps(row, ensure_ascii=False))
-
-
-def _table(head: tuple[str, ...], rows: Any) -> None:
-    """Columns on stdout: drawn for a terminal, separated by tabs for a pipe, where nothing may be cut."""
-    if not sys.stdout.isatty():
-        for row in [head, *rows]:
-            print("\t".join(row))
-        return
-    from rich.console import Console
-    from rich.table import Table
-
-    table = Table(*head)
-    for row in rows:
-        table.add_row(*row)
-    Console().print(table)
+    table(("score", "key", "caption", "where"), [(f"{hit.score:.3f}", hit.key, hit.caption, hit.shard) for hit in hits])
