@@ -118,7 +118,7 @@ def test_every_setting_is_read_somewhere() -> None:
     source = "".join(path.read_text() for path in (making.ROOT / "clipkit").rglob("*.py"))
     for key, *_ in config.describe(Settings):
         name = key.rpartition(".")[2]
-        assert re.search(rf"\b(cfg|settings|s|eval|optim|data|self\.settings)\.{name}\b", source), (
+        assert re.search(rf"\b(cfg|settings|s|one|eval|optim|data|self\.settings)\.{name}\b", source), (
             f"{key} is never read"
         )
 

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 _MIX = tuple(np.uint64(c) for c in (0x9E3779B97F4A7C15, 0xBF58476D1CE4E5B9, 0x94D049BB133111EB))
+AT_ONCE = 1 << 15  # elements permuted together: three times as fast as 100,000, whose arrays leave the CPU's cache
 ROUNDS = 8  # four rounds are visibly biased for 3 to 5 elements; with eight, positions are uniform (LOG.md)
 
 
@@ -25,36 +26,52 @@ def mix(*words: np.ndarray | int) -> np.ndarray:
 def _stir(state: np.ndarray, word: np.ndarray) -> np.ndarray:
     with np.errstate(over="ignore"):
         state = np.asarray(state + word + _MIX[0], np.uint64)
-        state = (state ^ (state >> np.uint64(30))) * _MIX[1]
-        state = (state ^ (state >> np.uint64(27))) * _MIX[2]
-        return np.asarray(state ^ (state >> np.uint64(31)), np.uint64)
+        state ^= state >> np.uint64(30)
+        state *= _MIX[1]
+        state ^= state >> np.uint64(27)
+        state *= _MIX[2]
+        state ^= state >> np.uint64(31)
+        return state
 
 
 def permute(i: np.ndarray, n: np.ndarray, *key: np.ndarray | int) -> np.ndarray:
-    """Where each `i` of range(n) goes in a permutation chosen by `key`; elementwise, no memory, i and n int64 arrays.
+    """Where each `i` of range(n) goes in a permutation chosen by `key`; elementwise, no memory. `i` is int64 [m], and
+    what else is an array has its shape or none.
 
     A Feistel network over the smallest even number of bits that holds n, walked until it lands inside.
     """
-    n = np.broadcast_to(np.asarray(n, np.int64), np.shape(i))
+    i, n, words = np.asarray(i, np.int64), np.asarray(n, np.int64), [np.asarray(word) for word in key]
+    out = np.empty(i.shape, np.int64)
+    for start in range(0, len(i), AT_ONCE):
+        part = slice(start, start + AT_ONCE)
+        out[part] = _permute(i[part], _at(n, part), [_at(word, part) for word in words])
+    return out
+
+
+def _permute(i: np.ndarray, n: np.ndarray, words: list[np.ndarray]) -> np.ndarray:
     bits = np.ceil(np.log2(np.maximum(n, 2).astype(np.float64))).astype(np.int64)
-    half = ((bits + 1) // 2).astype(np.uint64)
-    mask = (np.uint64(1) << half) - np.uint64(1)
-    stirred = mix(*key)
-    keys = [np.broadcast_to(_stir(stirred, np.asarray(np.uint64(r))), np.shape(i)) for r in range(ROUNDS)]
+    half, end = np.asarray((bits + 1) // 2).astype(np.uint64), n.astype(np.uint64)
+    mask = np.asarray((np.uint64(1) << half) - np.uint64(1))
+    stirred, none = mix(*words), np.asarray(np.uint64(0))
+    keys = [_stir(none, _stir(stirred, np.asarray(np.uint64(r)))) for r in range(ROUNDS)]
 
     def once(x: np.ndarray, at: np.ndarray | slice) -> np.ndarray:
-        h, m = half[at], mask[at]
+        h, m = _at(half, at), _at(mask, at)
         left, right = x >> h, x & m
         for k in keys:
-            left, right = right, left ^ (_stir(_stir(np.asarray(np.uint64(0)), k[at]), right) & m)
+            left, right = right, left ^ (_stir(_at(k, at), right) & m)
         return (left << h) | right
 
-    out = once(np.asarray(i, np.int64).astype(np.uint64), slice(None))
-    outside = np.flatnonzero(out >= n.astype(np.uint64))
+    out = once(i.astype(np.uint64), slice(None))
+    outside = np.flatnonzero(out >= end)
     while outside.size:
-        out[outside] = once(out[outside], outside)
-        outside = outside[out[outside] >= n[outside].astype(np.uint64)]
+        out[outside] = walked = once(out[outside], outside)
+        outside = outside[walked >= _at(end, outside)]
     return out.astype(np.int64)
+
+
+def _at(values: np.ndarray, at: np.ndarray | slice) -> np.ndarray:
+    return values[at] if values.ndim else values
 
 
 @dataclass

@@ -231,7 +231,8 @@ def open_stream(cfg: Settings, tokenizer: Tokenizer, shape: Preprocess, seed: in
     if cfg.crop[0] > cfg.crop[1]:
         raise UserError(f"data.crop: the least share comes first, got {list(cfg.crop)}")
     sources = [_open_source(name, cfg, seed) for name in cfg.sources]
-    weights = {source.name: cfg.sources[source.name].weight or float(len(source.shards)) for source in sources}
+    chosen = {name: one.weight for name, one in cfg.sources.items()}
+    weights = {source.name: chosen[source.name] or float(len(source.shards)) for source in sources}
     mixture = Mixture(tuple(shares_of(weights).values()))
     rows = Rows(sources, mixture, cfg, tokenizer, shape, seed, rank, world)
     if len(stream := Stream(rows, _workers(cfg))) < cfg.batch:

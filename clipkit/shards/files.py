@@ -16,6 +16,7 @@ from clipkit.shards.cache import Cache
 from clipkit.shards.index import Kept, cache_place, index, is_indexed, read
 
 OPEN_FILES = 256
+OPEN_REMOTE = 32  # a copy that has left the cache keeps its place on the disk while it is open
 OPEN_INDEXES = 1024  # mapped, so that they cost address space and not memory
 DOWNLOADS = 8
 
@@ -92,7 +93,7 @@ class Files:
             else:
                 found = os.open(name, os.O_RDONLY)
             self._handles[shard] = found
-            if len(self._handles) > OPEN_FILES:
+            if len(self._handles) > (OPEN_REMOTE if self.is_remote(shard) else OPEN_FILES):
                 os.close(self._handles.popitem(last=False)[1])
         self._handles.move_to_end(shard)
         return found

@@ -1,23 +1,42 @@
-"""Where the members of a tar lie: a header reader that steps over damage."""
+"""Where the samples of a tar lie, and what of it could not be used, counted by reason.
+
+The reasons in `Index.lost`. Of a place in the file: `bad header` (a stretch that is no tar, up to the next header),
+`bad size` (a member that reaches into another one, or past the end with more members inside: bytes are missing before
+or in it), `truncated` (the file ends within a member, or without the zeros that end a tar), `hole of zeros` (more of
+them than a tar's padding has), `gzip, not tar` and its like, `empty file`. Of a member: `bad name` (none, or one that
+is damaged), `not a plain file` (link, device, sparse file), `second image` (one that is not needed). Of a key:
+`no image`, `empty image`, `duplicate key` (parts of a sample that may belong to any of several). Damage may count
+twice: as the place, and as the sample it cost.
+
+Ignored without a count are folders, names without a suffix, names that begin with a dot (macOS's shadow files), and
+all members of other suffixes beside an image. Two things no reader can see: a member whose size is wrong by just some
+whole members, and a duplicate whose first half is missing right before the second half of its twin.
+"""
 
 import os
-from collections.abc import Iterator
+from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 
+from clipkit.shards.headers import Walk
+
 IMAGE_SUFFIXES = ("jpg", "jpeg", "png", "webp", "bmp", "gif")
 MEMBERS = ("image", "txt", "json", "cls")
-BLOCK = 512
-LONGEST_EXTRA = 1 << 20  # bytes read of a long name or a pax header, whatever size the shard claims
+MOST_SUFFIXES = 100  # that are told; keys with dots in them would each bring their own
+
+_IMAGES = tuple(suffix.encode() for suffix in IMAGE_SUFFIXES)
+_KNOWN = frozenset((*_IMAGES, *(name.encode() for name in MEMBERS[1:])))
+
+_Run = dict[bytes, tuple[int, int]]  # the (offset, size) of a sample's members by suffix
 
 
 @dataclass
 class Index:
     """Where the members of a shard's samples lie: offset and size in bytes, [n, 4, 2] in the order of MEMBERS, -1
-    where a sample lacks one; `keys` [n] as UTF-8 bytes; `lost` counts what could not be used, by reason; `suffixes`
-    are all that were seen, for messages."""
+    where a sample lacks one; `keys` [n] as bytes, mostly UTF-8; `lost` counts what could not be used, by reason;
+    `suffixes` are those that were seen, for messages."""
 
     places: np.ndarray
     keys: np.ndarray
@@ -28,107 +47,74 @@ class Index:
         return len(self.keys)
 
 
-def _headers(handle: int, size: int, lost: dict[str, int]) -> Iterator[tuple[str, int, int]]:
-    """(name, offset, size in bytes) of each regular file of a tar; steps over damage to the next valid header."""
-    at, long_name, damaged, ended = 0, None, False, False
-    while at + BLOCK <= size:
-        block = os.pread(handle, BLOCK, at)
-        length = _length(block)
-        ended = not any(block)
-        if length is None:
-            if not damaged and not ended:  # runs of zeros are padding; a stretch of rubble counts once
-                lost["bad header"] = lost.get("bad header", 0) + 1
-                damaged = True
-            at += BLOCK
-            continue
-        damaged, kind, start = False, block[156:157], at + BLOCK
-        if kind == b"L":
-            long_name = os.pread(handle, min(length, LONGEST_EXTRA), start).split(b"\0")[0].decode("utf-8", "replace")
-        elif kind == b"x":
-            long_name = _pax_path(os.pread(handle, min(length, LONGEST_EXTRA), start)) or long_name
-        elif kind in (b"0", b"\0", b"7"):
-            yield long_name or _name(block), start, length
-            long_name = None
-        elif kind != b"g":
-            long_name = None
-        at = start + -(-length // BLOCK) * BLOCK
-    if not ended and not damaged:  # the zeros that end a tar are not there: it may have held more
-        lost.setdefault("truncated", 1)
-
-
-def _length(block: bytes) -> int | None:
-    """The size field of a tar header, or None when the block is no valid header."""
-    try:
-        if (
-            len(block) < BLOCK
-            or int(block[148:156].strip(b" \0") or b"-1", 8) != sum(block) - sum(block[148:156]) + 256
-        ):
-            return None
-        if block[124] & 0x80:  # base-256, for files over 8 GB
-            return int.from_bytes(block[125:136], "big")
-        length = int(block[124:136].strip(b" \0") or b"0", 8)
-    except ValueError:
-        return None
-    return length if length >= 0 else None  # a negative size would lead back to this very header
-
-
-def _name(block: bytes) -> str:
-    name, prefix = block[:100].split(b"\0")[0], block[345:500].split(b"\0")[0]
-    posix = block[257:263] == b"ustar\0"  # GNU's own format keeps other things in the place of the prefix
-    return (prefix + b"/" + name if posix and prefix else name).decode("utf-8", "replace")
-
-
-def _pax_path(data: bytes) -> str | None:
-    """The path that a pax extended header gives to the next file, if any (records of `length key=value`)."""
-    while data:
-        digits, _, _ = data.partition(b" ")
-        if not digits.isdigit() or len(digits) > 12 or int(digits) == 0:
-            return None
-        key, _, value = data[len(digits) + 1 : int(digits) - 1].partition(b"=")
-        if key == b"path":
-            return value.decode("utf-8", "replace")
-        data = data[int(digits) :]
-    return None
-
-
 def scan(shard: Path) -> Index:
-    """Read the headers of a shard: neighbouring members with the same key make a sample; one without image is lost."""
-    lost: dict[str, int] = {}
-    suffixes: set[str] = set()
-    keys: list[bytes] = []
-    rows: list[np.ndarray] = []
-    key, row = "", np.full((len(MEMBERS), 2), -1, np.int64)
+    """Read the headers of a shard. Members with the same key make a sample, in the order of the first of each.
 
-    def close() -> None:
-        if key and row[0, 0] >= 0:
-            keys.append(key.encode())
-            rows.append(row)
-        elif key:
-            lost["no image"] = lost.get("no image", 0) + 1
-
-    size = shard.stat().st_size
+    They need not be neighbours, as long as each suffix is there once. Where one comes twice, a new sample of the same
+    key begins, and only neighbours belong together: whole samples are used each, and other parts are lost rather than
+    paired by guess. Of several images with different suffixes the first in the order of IMAGE_SUFFIXES is used.
+    """
+    suffixes: set[bytes] = set()
+    runs: list[tuple[bytes, _Run]] = []
+    key, run = b"", {}
     handle = os.open(shard, os.O_RDONLY)
     try:
-        for name, offset, length in _headers(handle, size, lost):
-            folder, _, base = name.removeprefix("./").rpartition("/")
-            stem, _, suffix = base.partition(".")
+        walk = Walk(handle)
+        for name, offset, length in walk.files():
+            folder, _, base = name.removeprefix(b"./").rpartition(b"/")
+            stem, _, suffix = base.partition(b".")
+            if not stem or not suffix:
+                continue
             suffix = suffix.lower()
-            if not stem or not suffix:  # such as macOS's ._a.jpg between a.jpg and a.txt
+            if offset < 0:
+                walk.lost["not a plain file"] += suffix in _KNOWN
                 continue
-            if offset + length > size:
-                lost["truncated"] = lost.get("truncated", 0) + 1
-                continue
-            this = f"{folder}/{stem}" if folder else stem
-            member = "image" if suffix in IMAGE_SUFFIXES else suffix
-            repeated = member in MEMBERS and row[MEMBERS.index(member), 0] >= 0
-            if this != key or repeated:
-                close()
-                key, row = this, np.full((len(MEMBERS), 2), -1, np.int64)
-            suffixes.add(suffix)
-            if member in MEMBERS:
-                row[MEMBERS.index(member)] = offset, length
-        close()
+            this = folder + b"/" + stem if folder else stem
+            if this != key or suffix in run:
+                key, run = this, {}
+                runs.append((key, run))
+            if suffix in _KNOWN:
+                run[suffix] = offset, length
+            if len(suffixes) < MOST_SUFFIXES:
+                suffixes.add(suffix)
     finally:
         os.close(handle)
-    places = np.stack(rows) if rows else np.empty((0, len(MEMBERS), 2), np.int64)
-    return Index(places, np.array(keys, dtype=np.bytes_), lost, sorted(suffixes))
+    keys, rows = _samples(runs, walk.lost)
+    told = sorted(suffix.decode("utf-8", "replace") for suffix in suffixes)
+    # bytes objects, since an array of fixed width would take the longest name's room for each
+    return Index(np.array(rows, np.int64).reshape(-1, len(MEMBERS), 2), np.array(keys, object), dict(+walk.lost), told)
+
+
+def _samples(
+    runs: list[tuple[bytes, _Run]], lost: Counter[str]
+) -> tuple[list[bytes], list[tuple[tuple[int, int], ...]]]:
+    """(keys, places) of the runs that have an image, once those of the same key are joined where that is safe."""
+    runs, twice = _join(runs)
+    keys, rows, none = [], [], (-1, -1)
+    for key, run in runs:
+        images = [run[suffix] for suffix in _IMAGES if suffix in run]
+        image = next((place for place in images if place[1]), None)
+        if image:
+            keys.append(key)
+            rows.append((image, run.get(b"txt", none), run.get(b"json", none), run.get(b"cls", none)))
+            lost["second image"] += len(images) - 1
+        else:
+            lost["empty image" if images else "duplicate key" if key in twice else "no image"] += 1
+    return keys, rows
+
+
+def _join(runs: list[tuple[bytes, _Run]]) -> tuple[list[tuple[bytes, _Run]], set[bytes]]:
+    """(runs, keys that are left with several): those of one key are made one if no suffix comes twice in them."""
+    parts: dict[bytes, list[_Run]] = {}
+    for key, run in runs:
+        parts.setdefault(key, []).append(run)
+    if len(parts) == len(runs):
+        return runs, set()
+    twice = set()
+    for key, some in parts.items():
+        whole = {suffix: place for run in some for suffix, place in run.items()}
+        if len(whole) == sum(map(len, some)):
+            parts[key] = [whole]
+        else:
+            twice.add(key)
+    return [(key, parts[key].pop(0)) for key, _ in runs if parts[key]], twice

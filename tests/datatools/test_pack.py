@@ -4,6 +4,8 @@ import errno
 import io
 import json
 import os
+import tarfile
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -71,17 +73,11 @@ def test_three_workers_and_one_make_the_same_bytes(tmp_path: Path) -> None:
     packed(src, tmp_path / "one", workers=1, val=0.3, size=20)
     packed(src, tmp_path / "three", workers=3, val=0.3, size=20)
     assert everything(tmp_path / "one") == everything(tmp_path / "three")
-    (src / "001.txt").write_bytes(b"\xff")
-    with pytest.raises(BadData):
-        packed(src, tmp_path / "bad", workers=3, max_bad=0, per_shard=1) if breaks(src, 12) else None
-    assert not list((tmp_path / "bad" / ".pack").glob("*.tmp"))
-
-
-def breaks(src: Path, count: int) -> bool:
-    """Damages pictures, so that a pack of the folder fails."""
-    for path in sorted(src.rglob("*.jpg"))[:count]:
+    for path in sorted(src.rglob("*.jpg"))[:12]:
         path.write_bytes(b"no picture")
-    return True
+    with pytest.raises(BadData, match="of 20 samples cannot be used"):
+        packed(src, tmp_path / "bad", workers=3, per_shard=1)
+    assert not list((tmp_path / "bad" / ".pack").glob(".*.tmp"))
 
 
 # What is left out
@@ -91,9 +87,11 @@ def test_every_unusable_sample_is_left_out_and_counted_by_its_reason(tmp_path: P
     huge = encoded(Image.new("1", (8000, 8000)), "PNG")
     bad = {
         "missing.jpg": (None, "image file is missing"), "empty.jpg": (b"", "image file is empty"),
-        "text.jpg": (b"hello, I am no picture", "not a picture"), "tiny.png": (encoded(Image.new("L", (1, 9)), "PNG"), "too small"),
-        "long.png": (encoded(Image.new("L", (2, 999)), "PNG"), "too long for its width"), "huge.png": (huge, "too many pixels"),
-        "tiff.jpg": (encoded(Image.new("L", (9, 9)), "TIFF"), "not a picture"), "n" * 300: (None, "image file is missing"),
+        "text.jpg": (b"hello, I am no picture", "not a picture"), "huge.png": (huge, "too many pixels"),
+        "tiny.png": (encoded(Image.new("L", (1, 9)), "PNG"), "too small"),
+        "long.png": (encoded(Image.new("L", (2, 999)), "PNG"), "too long for its width"),
+        "tiff.jpg": (encoded(Image.new("L", (9, 9)), "TIFF"), "not a picture"),
+        "n" * 300: (None, "image file is missing"),
     }  # fmt: skip
     rows = [{"image": f"{i}.jpg", "data": picture(i), "number": i} for i in range(9)]
     rows[4:4] = [{"image": name, "data": data} for name, (data, _) in bad.items()]
@@ -105,9 +103,7 @@ def test_every_unusable_sample_is_left_out_and_counted_by_its_reason(tmp_path: P
     wanted |= {"t.jsonl line 18: dir": "image is not a file", "t.jsonl line 19: pipe": "image is not a file"}
     wanted["t.jsonl line 20: 0.jpg"] = "empty caption"
     assert dict(left_out(tmp_path / "out")) == wanted and facts["left_out"] == len(wanted) == 11
-    assert facts["left_out_because"] == {
-        reason: list(wanted.values()).count(reason) for reason in sorted(wanted.values())
-    }
+    assert facts["left_out_because"] == dict(sorted(Counter(wanted.values()).items()))
     assert sorted(about["number"] for _, _, about in read(tmp_path / "out").values()) == list(range(9))
     assert facts["samples"] == 9 and facts == json.loads((tmp_path / "out" / "pack.json").read_text())
 
@@ -151,8 +147,9 @@ def test_too_much_that_is_left_out_stops_the_pack(tmp_path: Path, bad: int, of: 
     with pytest.raises(BadData) as error:
         packed(src, tmp_path / "out", seed=None, per_shard=50)
     assert str(error.value) == (
-        f"{src}: {bad} of {of} samples cannot be used (image file is missing: {bad}), --max-bad 0.01 allows fewer; the "
-        f"first is t.jsonl line {of - bad + 1}: 0.jpg: image file is missing; mend them, or raise --max-bad, and start again"
+        f"{src}: {bad} of {of} samples cannot be used (image file is missing: {bad}), --max-bad 0.01 allows fewer; "
+        f"the first is t.jsonl line {of - bad + 1}: 0.jpg: image file is missing; mend them, or raise --max-bad, "
+        "and start again"
     )
     for i in range(bad):  # mended
         (src.parent / f"{i}.jpg").write_bytes(picture(i))
@@ -177,8 +174,8 @@ def test_a_source_of_bad_rows_leaves_nothing_and_a_raised_bound_goes_on(tmp_path
 
 def test_only_what_is_larger_is_shrunk_and_the_rest_keeps_its_bytes(tmp_path: Path) -> None:
     sides = {"small.png": (30, 20), "wide.png": (200, 50), "high.jpg": (60, 90), "exact.jpg": (64, 40)}
-    data = {name: encoded(shape(7, *size)[0], {"g": "JPEG"}[name[-1]] if name.endswith("jpg") else "PNG")
-            for name, size in sides.items()}  # fmt: skip
+    form = {".jpg": "JPEG", ".png": "PNG"}
+    data = {name: encoded(shape(7, *size)[0], form[name[-4:]]) for name, size in sides.items()}
     src = table(tmp_path / "src", [{"image": name, "data": data} for name, data in data.items()])
     for mode, wanted in (
         ("shortest", {"small.png": None, "wide.png": (160, 40), "high.jpg": (40, 60), "exact.jpg": None}),
@@ -195,14 +192,15 @@ def test_only_what_is_larger_is_shrunk_and_the_rest_keeps_its_bytes(tmp_path: Pa
                 assert (image.format, image.size) == ("JPEG", size)
                 with Image.open(io.BytesIO(data[name])) as whole:
                     plain = whole.convert("RGB").resize(size, Image.Resampling.LANCZOS)
-                assert np.abs(np.asarray(image, float) - np.asarray(plain, float)).mean() < 2
+                plain = Image.open(io.BytesIO(encoded(plain, quality=95)))
+                assert np.abs(np.asarray(image, float) - np.asarray(plain, float)).mean() < 0.5
 
 
-@pytest.mark.parametrize(
-    ("size", "mode", "wanted"), [(100, "shortest", None), (99, "longest", (99, 50)), (7, "none", None), (50, "shortest", (100, 50)), (2, "longest", (2, 1))]
-)  # fmt: skip
-def test_sides_are_shrunk_in_proportion(size: int, mode: str, wanted: tuple[int, int] | None) -> None:
-    assert shrunk(200, 101 if mode == "none" else 100, size, mode) == wanted
+def test_sides_are_shrunk_in_proportion() -> None:
+    assert shrunk(200, 100, 100, "shortest") is None and shrunk(200, 100, 50, "shortest") == (100, 50)
+    assert shrunk(200, 100, 200, "longest") is None and shrunk(200, 100, 99, "longest") == (99, 50)
+    assert shrunk(200, 100, 50, "none") is None and shrunk(200, 100, None, "longest") is None
+    assert shrunk(500, 10, 3, "longest") == (3, 1)
 
 
 def test_a_shrunk_image_keeps_orientation_and_profile_and_quality(tmp_path: Path) -> None:
@@ -229,9 +227,10 @@ def test_members_are_named_by_what_an_image_is(tmp_path: Path) -> None:
     image = shape(1)[0]
     src = table(tmp_path / "src", [{"image": f"{kind}.dat", "data": encoded(image, kind)} for kind in kinds])
     packed(src, tmp_path / "out", seed=None, per_shard=9)
-    names = [part for part in everything(tmp_path / "out")["00000.tar"].split(b"\0") if part.startswith(b"00000000")]
-    wanted = [f"{i:09d}.{s}" for i, kind in enumerate(kinds.values()) for s in sorted((kind, "json", "txt"))]
-    assert [name.decode() for name in names] == wanted
+    with tarfile.open(tmp_path / "out" / "00000.tar") as tar:
+        members = [(one.name, one.mtime, one.uname, one.gname) for one in tar]
+    suffixes = [(i, suffix) for i, kind in enumerate(kinds.values()) for suffix in sorted((kind, "json", "txt"))]
+    assert members == [(f"{i:09d}.{suffix}", 0, "clipkit", "clipkit") for i, suffix in suffixes]
 
 
 # Train and val
@@ -249,9 +248,8 @@ def test_a_group_is_on_one_side_alone_and_stays_there(tmp_path: Path) -> None:
     assert {side: one["samples"] for side, one in facts["splits"].items()} == {s: len(a) for s, a in sides.items()}
     keys = [*read(tmp_path / "out" / "train"), *read(tmp_path / "out" / "val")]
     assert keys == [f"{i:09d}" for i in range(60)]
-    less = table(
-        tmp_path / "less", [{"image": f"{row['n']}.jpg", **row, "data": picture(row["n"])} for row in rows[::-2]]
-    )
+    half = [{**row, "data": picture(row["n"])} for row in rows[::-2]]
+    less = table(tmp_path / "less", half)
     packed(less, tmp_path / "out2", val=0.3, group="who", seed=5)
     for side in ("train", "val"):
         assert {about["who"] for _, _, about in read(tmp_path / "out2" / side).values()} <= groups[side]
@@ -260,9 +258,8 @@ def test_a_group_is_on_one_side_alone_and_stays_there(tmp_path: Path) -> None:
 def test_without_a_group_rows_of_one_image_stay_together(tmp_path: Path) -> None:
     rows = [{"image": f"{i % 20}.jpg", "data": picture(i % 20), "caption": f"number {i}"} for i in range(60)]
     packed(table(tmp_path / "src", rows), tmp_path / "out", val=0.4)
-    train, val = (
-        {about["image"] for _, _, about in read(tmp_path / "out" / side).values()} for side in ("train", "val")
-    )
+    sides = [read(tmp_path / "out" / side).values() for side in ("train", "val")]
+    train, val = ({about["image"] for _, _, about in side} for side in sides)
     assert not train & val and len(train | val) == 20
 
 
@@ -272,7 +269,7 @@ def test_the_side_of_a_group_is_this_for_ever() -> None:
     assert shares[0] == 0 and abs(shares[1] - 0.05) < 0.02 and abs(shares[2] - 0.5) < 0.04
 
 
-VAL = [3, 15, 21, 34]  # of sha1, worked out once
+VAL = [4, 9, 11, 16, 17, 22, 28, 30]  # by sha1 of "0" to "39"
 
 
 def test_a_side_without_samples_is_refused(tmp_path: Path) -> None:
@@ -411,10 +408,13 @@ def test_two_packs_into_one_folder_are_refused(tmp_path: Path) -> None:
         ({"captions": "txts"}, "--captions must be 'txt' or 'name', got 'txts'"),
         ({"resize": "x"}, "--resize must be 'shortest' or 'longest' or 'none', got 'x'"),
         ({"verify": "x"}, "--verify must be 'header' or 'decode', got 'x'"),
-        ({"size": 1}, "--size must be from 2 to 32768, got 1"), ({"quality": 101}, "--quality must be from 1 to 100, got 101"),
-        ({"per_shard": 0}, "--per-shard must be from 1 to 2147483648, got 0"), ({"val": 1.0}, "--val must be from 0 to 0.999, got 1.0"),
+        ({"size": 1}, "--size must be from 2 to 32768, got 1"),
+        ({"quality": 101}, "--quality must be from 1 to 100, got 101"),
+        ({"per_shard": 0}, "--per-shard must be from 1 to 2147483648, got 0"),
+        ({"val": 1.0}, "--val must be from 0 to 0.999, got 1.0"),
         ({"seed": -1}, "--seed must be from 0 to 9223372036854775807, got -1"),
-        ({"workers": -1}, "--workers must be from 0 to 1024, got -1"), ({"max_bad": 2}, "--max-bad must be from 0 to 1, got 2"),
+        ({"workers": -1}, "--workers must be from 0 to 1024, got -1"),
+        ({"max_bad": 2}, "--max-bad must be from 0 to 1, got 2"),
     ],
 )  # fmt: skip
 def test_an_argument_out_of_range_is_refused(tmp_path: Path, option: dict[str, Any], told: str) -> None:
