@@ -24,7 +24,8 @@ def shares_of(weights: Mapping[str, float]) -> dict[str, int]:
     if total <= FINEST:
         return whole
     parts = {name: max(1, n * FINEST // total) for name, n in whole.items()}
-    by_rest = sorted(whole, key=lambda name: (-(whole[name] * FINEST % total), name))
+    large = [name for name, n in whole.items() if n * FINEST >= total]  # the others have been rounded up already
+    by_rest = sorted(large, key=lambda name: (-(whole[name] * FINEST % total), name))
     for name in by_rest[: max(0, FINEST - sum(parts.values()))]:
         parts[name] += 1
     parts[max(parts, key=lambda name: parts[name])] -= max(0, sum(parts.values()) - FINEST)

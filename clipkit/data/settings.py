@@ -28,7 +28,7 @@ ONLY = "train"
 class Source:
     shards: str
     """Shards: a folder, a glob, a brace pattern such as data/{00000..00012}.tar, or addresses (s3://..., https://...)."""
-    weight: Annotated[float, Field(gt=0)] | None = None
+    weight: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = None
     """Its share of the samples relative to the other sources'; null takes its number of samples."""
     caption: Place | None = None
     """As data.caption, for this source; null takes that."""

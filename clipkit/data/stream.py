@@ -35,7 +35,8 @@ class Stream:
     def __init__(self, rows: Rows, workers: int) -> None:
         self.rows, self.workers = rows, workers
         self.guard = Guard(rows.settings.max_bad)
-        self.gone: dict[str, int] = {}  # sources of earlier phases that are no longer there, and how far they were
+        # sources of earlier phases that are no longer there: how far they were, and what they were
+        self.gone: dict[str, tuple[int, dict[str, Any]]] = {}
 
     def __len__(self) -> int:
         """Samples of all sources together, which is what an epoch of the run is."""
@@ -65,9 +66,15 @@ class Stream:
             "phase": {
                 "start": mixture.start,
                 "shares": {source.name: share for source, share in zip(sources, mixture.shares, strict=True)},
-                "base": {**self.gone, **{source.name: n for source, n in zip(sources, base, strict=True)}},
+                "base": {
+                    **{name: n for name, (n, _) in self.gone.items()},
+                    **{source.name: n for source, n in zip(sources, base, strict=True)},
+                },
             },
-            "sources": {source.name: _facts(source) for source in sources},
+            "sources": {
+                **{name: facts for name, (_, facts) in self.gone.items()},
+                **{source.name: _facts(source) for source in sources},
+            },
         }
 
     def resume(self, state: dict[str, Any]) -> int:
@@ -88,8 +95,13 @@ class Stream:
             before = state["sources"].get(source.name)
             if before is not None:
                 _hold(source, before)
+        if state["samples"] % (batch := self.rows.settings.batch):
+            raise UserError(
+                f"data.batch: the run stands at sample {state['samples']:,}, which batches of {batch} do not meet; "
+                "give the batch that it had, or one that divides it"
+            )
         self._enter(state)
-        return state["samples"] // self.rows.settings.batch
+        return state["samples"] // batch
 
     def _enter(self, state: dict[str, Any]) -> None:
         """Take up the phase of a checkpoint, or begin a new one at its position."""
@@ -108,7 +120,7 @@ class Stream:
             say(f"data.train: other sources or weights from sample {start:,} on; each source goes on where it stands")
         mixture = Mixture(tuple(shares[name] for name in names), start, tuple(base.get(name, 0) for name in names))
         self.rows = replace(self.rows, mixture=mixture, _steps=OrderedDict())
-        self.gone = {name: n for name, n in base.items() if name not in names}
+        self.gone = {name: (n, state["sources"][name]) for name, n in base.items() if name not in names}
 
     def batches(self, first: int, end: int) -> Iterator[Batch]:
         """The batches of steps first .. end - 1; text is cut to the longest caption of each where the tower allows it.
@@ -204,8 +216,8 @@ def _read_some(source: Source, tries: int = 100) -> None:
     Raises: UserError naming the keys that are there when a place of captions holds none.
     """
     shards, keys = source.shards, set()
-    places = [source.caption] if isinstance(source.caption, str) else list(source.caption)
-    for place in places:
+    caption = {source.caption: 1.0} if isinstance(source.caption, str) else source.caption
+    for place in (place for place, share in caption.items() if share > 0):
         for number in range(min(tries, len(shards))):
             shard, row = shards.place(number * len(shards) // min(tries, len(shards)))
             try:

@@ -101,7 +101,7 @@ def _suffix(name: str) -> str:
 
 def _walk(top: str) -> Iterator[tuple[str, list[tuple[str, int, int]]]]:
     """(folder from `top` on, ending in a slash or empty; its files' name, size, time), sorted; a linked folder that
-    holds itself is entered once. One folder's names are in memory at a time: about 1 GB for 4 million files."""
+    holds itself is entered once. One folder's names are in memory at a time: 300 bytes a file."""
     waiting = [("", frozenset[tuple[int, int]]())]
     while waiting:
         folder, above = waiting.pop()

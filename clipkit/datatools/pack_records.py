@@ -1,5 +1,6 @@
 """What each finished shard of a pack tells, and what that makes together."""
 
+import importlib.metadata
 import json
 import os
 import shutil
@@ -8,7 +9,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from clipkit import __version__
 from clipkit.datatools.pack_plan import LEFT_OUT, Job, Plan, left_out_line, write_json
 from clipkit.errors import BadData, StorageError
 
@@ -83,7 +83,7 @@ def summarise(plan: Plan, out: Path) -> dict[str, Any]:
     temporary.replace(out / LEFT_OUT)
     told = {
         "done": True,
-        "clipkit": __version__,
+        "clipkit": _version(),
         "settings": facts["settings"],
         "source": facts["source"],
         "samples": captions.pop("samples"),
@@ -95,6 +95,13 @@ def summarise(plan: Plan, out: Path) -> dict[str, Any]:
     }
     write_json(out / DONE, told)
     return told
+
+
+def _version() -> str:
+    try:
+        return importlib.metadata.version("clipkit")
+    except importlib.metadata.PackageNotFoundError:  # run from a checkout that is not installed
+        return "unknown"
 
 
 def _add(sums: dict[str, Any], more: Mapping[str, Any]) -> None:

@@ -13,6 +13,7 @@ from clipkit.errors import UserError
 IMAGE_COLUMNS = ("image", "image_path", "path", "filepath", "file_path", "file_name", "filename", "file", "img")
 CAPTION_COLUMNS = ("caption", "captions", "text", "texts", "title", "description", "txt", "sentence", "sentences")
 URL_COLUMNS = ("url", "urls", "image_url", "img_url", "link")
+_JSON = json.JSONEncoder(ensure_ascii=False)
 ADDRESS = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+://")
 
 
@@ -176,8 +177,11 @@ def clean(value: Any) -> list[str]:
     found = [text.strip() for text in texts if text and text.strip()]
     if not found:
         raise ValueError("empty caption")
-    if any("\ud800" <= letter <= "\udfff" for text in found for letter in text):
-        raise ValueError("caption is not UTF-8")
+    try:
+        for text in found:
+            text.encode()
+    except UnicodeEncodeError:  # half of a surrogate pair, or a byte that a file's reader could not decode
+        raise ValueError("caption is not UTF-8") from None
     return found
 
 
@@ -205,6 +209,6 @@ def plain(value: Any) -> Any:
 def encoded(record: Mapping[str, Any]) -> bytes:
     """JSON in UTF-8; in ASCII where it holds letters that are no Unicode."""
     try:
-        return json.dumps(record, ensure_ascii=False).encode()
+        return _JSON.encode(record).encode()
     except UnicodeEncodeError:
         return json.dumps(record).encode()

@@ -39,12 +39,12 @@ class Table:
     def rows(self) -> Iterator[Row]:
         """All rows of all files."""
         for path, columns in zip(self.files, self.columns, strict=True):
-            root = self.options.root or os.path.dirname(os.path.abspath(path))
+            root = os.path.abspath(self.options.root or path.parent)
             for id, record in records(path):
                 if isinstance(record, str):
                     yield Row(id, problem=record)
                     continue
-                row = table_row(id, record, columns, os.path.abspath(root), self.absolute)
+                row = table_row(id, record, columns, root, self.absolute)
                 if path.suffix.lower() in DELIMITERS:
                     row = row._replace(extra={key: number(text) for key, text in row.extra.items()})
                 yield row
@@ -161,17 +161,10 @@ def _json_list(path: Path) -> Records:
 
 
 def parquet_columns(path: Path) -> list[str]:
-    """The names of a Parquet file's columns.
-
-    Raises: UserError when it is none.
-    """
-    import pyarrow
+    """The names of a Parquet file's columns."""
     from pyarrow import parquet
 
-    try:
-        return list(parquet.read_schema(path).names)
-    except (pyarrow.ArrowException, OSError) as error:
-        raise UserError(f"{path}: cannot be read as Parquet ({error})") from error
+    return list(parquet.read_schema(path).names)
 
 
 def _parquet(path: Path) -> Records:
@@ -186,4 +179,4 @@ def _parquet(path: Path) -> Records:
                     row += 1
                     yield f"{path.name} row {row}", record
     except (pyarrow.ArrowException, OSError) as error:
-        raise BadData(f"{path}: is damaged after row {row} ({error}); fetch it again") from error
+        raise BadData(f"{path}: is damaged after row {row}, or no Parquet ({error}); fetch it again") from error

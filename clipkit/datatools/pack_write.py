@@ -81,16 +81,16 @@ def _sample(record: Record, settings: Mapping[str, Any]) -> tuple[str, bytes, li
     """
     captions = record.captions
     if record.caption_file:
-        data = _read(record.caption_file, 0, -1, LONGEST, "caption")
+        data = read_part(record.caption_file, 0, -1, LONGEST, "caption")
         try:
             captions = clean(data.decode("utf-8-sig"))
         except UnicodeDecodeError:
             raise ValueError("caption is not UTF-8") from None
-    data = _read(record.image, max(record.offset, 0), record.size, LARGEST, "image")
+    data = read_part(record.image, max(record.offset, 0), record.size, LARGEST, "image")
     return *_checked(data, settings), captions
 
 
-def _read(path: str, offset: int, size: int, most: int, what: str) -> bytes:
+def read_part(path: str, offset: int, size: int, most: int, what: str) -> bytes:
     """`size` bytes of a file from `offset`, or all from there if it is negative.
 
     Raises: ValueError when there is no such file to be had; StorageError when the disk or the network failed.

@@ -21,7 +21,9 @@ def members_for(caption: Choice) -> tuple[tuple[str, ...], ...]:
     for place in places:
         if place != "txt" and not (place.startswith("json:") and len(place) > 5):
             raise UserError(f"caption: 'txt' or 'json:KEY' is needed, got '{place}'")
-    if not places or (isinstance(caption, Mapping) and sum(caption.values()) <= 0):
+    if isinstance(caption, Mapping):
+        places = [place for place, share in caption.items() if share > 0]
+    if not places:
         raise UserError("caption: a place with a probability above 0 is needed, such as {txt: 0.5, json:alt: 0.5}")
     return ("image",), tuple(dict.fromkeys("txt" if place == "txt" else "json" for place in places))
 

