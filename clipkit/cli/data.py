@@ -1,7 +1,7 @@
 """`clipkit data ...`: making, looking at and choosing training data."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -15,11 +15,63 @@ Workers = Annotated[int | None, typer.Option(help="Processes; default is the num
 
 
 @app.command()
+def pack(
+    source: Annotated[
+        str, typer.Argument(help="Folder of images, CSV/TSV/JSONL/Parquet, COCO captions, or a saved Hugging Face set.")
+    ],
+    out: Annotated[Path, typer.Argument(help="Folder for the shards.")],
+    captions: Annotated[
+        Literal["txt", "name"] | None, typer.Option(help="Of a folder: txt (beside the images) or name (of the file).")
+    ] = None,
+    image: Annotated[str | None, typer.Option(help="Column of a table with paths or pictures.")] = None,
+    caption: Annotated[str | None, typer.Option(help="Column of a table with captions.")] = None,
+    root: Annotated[str | None, typer.Option(help="Folder that a table's paths start from.")] = None,
+    split: Annotated[str | None, typer.Option(help="Which split of a saved Hugging Face set.")] = None,
+    size: Annotated[int | None, typer.Option(help="Shrink larger images to this many pixels.")] = None,
+    resize: Annotated[
+        Literal["shortest", "longest", "none"],
+        typer.Option(help="Which side that is: shortest or longest; none shrinks nothing."),
+    ] = "shortest",
+    quality: Annotated[int, typer.Option(help="JPEG quality of shrunk images.")] = 95,
+    verify: Annotated[
+        Literal["header", "decode"] | None, typer.Option(help="Check each image's header, or decode it.")
+    ] = None,
+    per_shard: Annotated[int, typer.Option(help="Samples of a shard.")] = 10_000,
+    seed: Annotated[int, typer.Option(help="Of the shuffled order.")] = 0,
+    shuffle: Annotated[bool, typer.Option(help="Shuffle, or keep the source's order.")] = True,
+    val: Annotated[float, typer.Option(help="Share of the groups that goes into OUT/val.")] = 0.0,
+    group: Annotated[str | None, typer.Option(help="Column whose rows stay on one side of the split.")] = None,
+    workers: Workers = None,
+    max_bad: Annotated[float, typer.Option(help="Share of unreadable rows to bear.")] = 0.01,
+    as_json: Json = False,
+) -> None:
+    """Make shards of any image-caption source; a pack that was stopped goes on."""
+    from clipkit.datatools.pack import pack as work
+
+    facts = work(
+        source, out, captions=captions, image=image, caption=caption, root=root, split=split, size=size,
+        resize=resize, quality=quality, verify=verify, per_shard=per_shard, seed=seed if shuffle else None, val=val,
+        group=group, workers=workers, max_bad=max_bad,
+    )  # fmt: skip
+    if as_json:
+        lines([facts])
+        return
+    made = [
+        (str(out / ("" if name == "all" else name)), f"{s['samples']:,} samples in {s['shards']} shards")
+        for name, s in facts["splits"].items()
+    ]
+    left_out = [(f"left out: {reason}", f"{count:,}") for reason, count in facts["left_out_because"].items()]
+    passed = [(f"passed over: {kind}", f"{count:,}") for kind, count in facts["ignored"].items()]
+    table(("what", "number"), [*made, *left_out, *passed])
+
+
+@app.command()
 def index(
     source: Source,
     out: Annotated[str | None, typer.Option(help="Folder for the indexes, which then stands for the shards.")] = None,
     verify: Annotated[
-        str, typer.Option(help="Leave out pictures whose header (header) or pixels (decode) cannot be read.")
+        Literal["none", "header", "decode"],
+        typer.Option(help="Leave out pictures whose header (header) or pixels (decode) cannot be read."),
     ] = "none",
     workers: Workers = None,
     as_json: Json = False,
@@ -27,7 +79,7 @@ def index(
     """Find where every sample lies; training does it by itself on first use."""
     from clipkit.datatools.indexing import index_all
 
-    facts = index_all(source, out, verify, workers)  # type: ignore[arg-type]
+    facts = index_all(source, out, verify, workers)
     if as_json:
         lines([facts])
         return

@@ -3,8 +3,6 @@
 from collections.abc import Iterator
 from typing import Any
 
-import numpy as np
-
 from clipkit.datatools.conditions import Samples, need_duckdb, open_samples
 from clipkit.datatools.metadata import chosen, table_of
 from clipkit.errors import UserError
@@ -113,21 +111,14 @@ def _top(samples: Samples, name: str, condition: str, most: int, *values: Any) -
 def _groups(samples: Samples, by: str) -> tuple[list[dict[str, Any]], int]:
     """(the facts of each of the most frequent values of a column, null among them; how many values there are more)."""
     column, groups = quoted(by), []
-    found = samples.ask(
-        f"select {column}, count(*) as times, count(problem) from samples group by 1 order by times desc, 1"
-    )
-    for value, count, unreadable in found[:MOST_GROUPS]:
+    grouped = f"select {column}, count(*) as times, count(problem) from samples group by 1"
+    for value, count, unreadable in samples.ask(f"{grouped} order by times desc, 1 limit {MOST_GROUPS}"):
         condition = f"{column} is not distinct from ?"
         facts = {"value": value, "samples": count, "unreadable": unreadable, **_counts(samples, condition, value)}
         groups.append({**facts, "columns": list(_columns(samples, condition, value))})
-    return groups, max(0, len(found) - MOST_GROUPS)
+    return groups, samples.ask(f"select count(*) from ({grouped})")[0][0] - len(groups)
 
 
 def quoted(name: str) -> str:
     """A column's name as SQL reads it, whatever letters it has."""
     return '"' + name.replace('"', '""') + '"'
-
-
-def shares(counts: np.ndarray) -> np.ndarray:
-    """Counts as shares of their sum."""
-    return counts / max(counts.sum(), 1)

@@ -14,7 +14,8 @@ LONGEST_EXTRA = 1 << 20  # bytes of a pax header, whatever size the shard claims
 LONGEST_NAME = 4096  # bytes of a path on Linux
 PADDING = range(2, 22)  # blocks of zeros where a tar ends: two, and those that fill its last record of 20
 WINDOW = 4096  # bytes read at once: the headers of captions lie near to each other
-SEARCH = 1 << 20  # bytes searched at once for the next header
+SEARCH = 1 << 20  # the most bytes searched at once for the next header
+LOOKS = 4096  # places looked at among them; a file full of the word `ustar` would cost minutes
 
 _ASCII = bytes(range(128))
 _FOREIGN = (
@@ -139,12 +140,13 @@ class Walk:
 
     def _zeros(self, at: int) -> int:
         """How many blocks of zeros begin here."""
-        begin = at
-        while chunk := os.pread(self.handle, SEARCH, at):
+        begin, length = at, WINDOW
+        while chunk := os.pread(self.handle, length, at):
             rest = len(chunk.lstrip(b"\0"))
             at += len(chunk) - rest
             if rest:
                 break
+            length = min(2 * length, SEARCH)
         return (at - begin) // BLOCK or 1
 
     def _search(self, at: int) -> int:
@@ -153,11 +155,13 @@ class Walk:
         length = WINDOW  # a shard full of lies must not cost a long read for each
         while at < self.size:
             chunk = os.pread(self.handle, length + BLOCK, at)
-            found = chunk.find(b"ustar", 257)
-            while found >= 0:
-                if _length(chunk[found - 257 : found - 257 + BLOCK]) is not None:
-                    return at + found - 257
-                found = chunk.find(b"ustar", found + 1)
+            word = 256
+            for _ in range(LOOKS):
+                word = chunk.find(b"ustar", word + 1)
+                if word < 0:
+                    break
+                if _length(chunk[word - 257 : word - 257 + BLOCK]) is not None:
+                    return at + word - 257
             at += length
             length = min(2 * length, SEARCH)
         return self.size

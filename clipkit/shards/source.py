@@ -62,7 +62,7 @@ class Shards:
                 continue
             kept = files.kept(shard)
             self.lost.update(kept.about["lost"])
-            if selection and not selection.chosen(shard, len(kept)):
+            if selection and not len(selection.chosen(shard, len(kept))):
                 self.lost["not selected"] += len(kept)
                 continue
             usable = kept.count(self.wanted)

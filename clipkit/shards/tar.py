@@ -1,16 +1,17 @@
 """Where the samples of a tar lie, and what of it could not be used, counted by reason.
 
 The reasons in `Index.lost`. Of a place in the file: `bad header` (a stretch that is no tar, up to the next header),
-`bad size` (a member that reaches into another one, or past the end with more members inside: bytes are missing before
-or in it), `truncated` (the file ends within a member, or without the zeros that end a tar), `hole of zeros` (more of
-them than a tar's padding has), `gzip, not tar` and its like, `empty file`. Of a member: `bad name` (none, or one that
-is damaged), `not a plain file` (link, device, sparse file), `second image` (one that is not needed). Of a key:
-`no image`, `empty image`, `duplicate key` (parts of a sample that may belong to any of several). Damage may count
-twice: as the place, and as the sample it cost.
+`bad size` (a member that reaches into another one: bytes of it are missing, or its header lies), `truncated` (the file
+ends within a member, or without the zeros that end a tar), `hole of zeros` (more of them than a tar's padding has),
+`gzip, not tar` and its like, `empty file`. Of a member: `bad name` (none, or one that is damaged), `not a plain file`
+(link, device, sparse file), `second image` (one that is not needed). Of a key: `no image`, `empty image`, `duplicate
+key` (a part of a sample that may belong to any of several). Damage may count twice: as the place, and as the sample
+that it cost.
 
 Ignored without a count are folders, names without a suffix, names that begin with a dot (macOS's shadow files), and
-all members of other suffixes beside an image. Two things no reader can see: a member whose size is wrong by just some
-whole members, and a duplicate whose first half is missing right before the second half of its twin.
+members of other suffixes beside an image. Three things no reader of headers can see: a member whose size is wrong by
+just some whole members, zeros over just some whole members of less than 11 kB in all, and a sample whose second half
+is missing where its twin of the same key, without the first half, follows at once.
 """
 
 import os

@@ -337,6 +337,7 @@ def main(
     number: Annotated[int, typer.Option(help="Items in all.")] = 10_000,
     seed: Annotated[int, typer.Option(help="What the items are made from.")] = 0,
     check: Annotated[bool, typer.Option("--check", help="Exit with 1 when a bar is missed.")] = False,
+    kinds: Annotated[str, typer.Option(help="Which kinds, with commas; each keeps its share.")] = ",".join(SHARES),
     only: Annotated[str, typer.Option(help="KIND:NUMBER: run one item here, and keep its file.")] = "",
     of_child: Annotated[str, typer.Option("--child", hidden=True)] = "",
 ) -> None:
@@ -352,10 +353,11 @@ def main(
         with tempfile.TemporaryDirectory() as folder:
             print(f"{path}: {run_one(kind, seed, int(which), Path(folder))}")
         return
-    rows = [Row(kind) for kind in SHARES]
-    for row, share in zip(rows, SHARES.values(), strict=True):
-        for first in range(0, round(number * share), CHUNK):
-            run_chunk(row, seed, first, min(first + CHUNK, round(number * share)))
+    rows = [Row(kind) for kind in SHARES if kind in kinds.split(",")]
+    for row in rows:
+        items = round(number * SHARES[row.kind])
+        for first in range(0, items, CHUNK):
+            run_chunk(row, seed, first, min(first + CHUNK, items))
             print(f"\r{row.kind} {row.number}   ", end="", file=sys.stderr)
     print(file=sys.stderr)
     wrong = sum(len(row.wrong) for row in rows)

@@ -1,7 +1,5 @@
-"""Batches: the same for any number of ranks and workers and from any step; unreadable samples replaced and bounded."""
+"""Batches: the same for any number of ranks and workers and from any step, each sample once an epoch."""
 
-import dataclasses
-import json
 import os
 import pickle
 from pathlib import Path
@@ -9,43 +7,27 @@ from typing import Any
 
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
-from clipkit.data import Settings, Stream, open_stream
-from clipkit.errors import BadData, UserError
-from clipkit.types import Batch, Preprocess
+from clipkit.data import Source
+from clipkit.errors import UserError
+from clipkit.shards import Shards, write_selection
+from clipkit.types import Batch
 from tests.conftest import COUNTS
-from tests.samples import CLIPART, Trap, encoded, needs_clipart, sample, shape, toy_tokenizer, write_shard
+from tests.data.streams import Train, assert_same, by_position, joined, stack, stream
+from tests.samples import CLIPART, Trap, needs_clipart, sample, shape, toy_tokenizer, write_shard
 
-SHAPE = Preprocess(16, (0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
 N = sum(COUNTS)
-ITSELF = b"\xff\xd8\xff"  # begins like a JPEG, and is none
+KINDS = ("one", "mixture")
 
 
-def stream(folder: Path, rank: int = 0, world: int = 1, seed: int = 5, **change: Any) -> Stream:
-    usual = {"train": str(folder), "batch": 8, "workers": 0, "window": 9}
-    return open_stream(Settings(**{**usual, **change}), toy_tokenizer(), SHAPE, seed, rank, world)
-
-
-def joined(folder: Path, first: int, end: int, world: int = 1, **change: Any) -> list[Batch]:
-    """The global batches of steps first .. end - 1, put together from all ranks."""
-    ranks = [list(stream(folder, rank, world, **change).batches(first, end)) for rank in range(world)]
-    return [_stack(parts) for parts in zip(*ranks, strict=True)]
-
-
-def _stack(parts: tuple[Batch, ...]) -> Batch:
-    width = max(part.text.shape[1] for part in parts)
-    texts = [torch.nn.functional.pad(part.text, (0, width - part.text.shape[1])) for part in parts]
-    replaced = [bad for part in parts for bad in part.replaced]
-    images, positions = (torch.cat([getattr(part, name) for part in parts]) for name in ("images", "position"))
-    return Batch(images, torch.cat(texts), positions, [key for part in parts for key in part.keys], replaced)
-
-
-def assert_same(found: list[Batch], wanted: list[Batch]) -> None:
-    assert len(found) == len(wanted)
-    for one, two in zip(found, wanted, strict=True):
-        assert one.keys == two.keys and one.replaced == two.replaced
-        for name in ("position", "images", "text"):
-            assert torch.equal(getattr(one, name), getattr(two, name)), name
+def train_of(kind: str, shards: Path, sources: dict[str, Path]) -> Train:
+    """The shards of all tests, or three sources with weights; c has as much as it has samples, as if not given."""
+    if kind == "one":
+        return shards
+    weights = {"a": 2.0, "b": 3.0, "c": 1.0}
+    return {name: Source(shards=str(sources[name]), weight=weights[name]) for name in sources}
 
 
 # The same batches
@@ -57,12 +39,29 @@ def straight(shards: Path) -> list[Batch]:
     return joined(shards, 0, 12)
 
 
-@pytest.mark.parametrize("workers", [0, 1, 2])
-@pytest.mark.parametrize("world", [1, 2, 4])
-def test_any_number_of_ranks_and_workers_gives_the_same_batches(
-    shards: Path, straight: list[Batch], world: int, workers: int
+@given(
+    kind=st.sampled_from(KINDS), lanes=st.integers(1, 30), window=st.sampled_from((None, 1, 4, 9, 1000)),
+    seed=st.integers(0, 2**62), first=st.integers(0, 40),
+)  # fmt: skip
+@settings(max_examples=15)
+def test_any_number_of_ranks_gives_the_same_batches(
+    shards: Path, sources: dict[str, Path], kind: str, lanes: int, window: int | None, seed: int, first: int
 ) -> None:
-    assert_same(joined(shards, 0, 12 if world == 1 else 5, world, workers=workers), straight[: 12 if world == 1 else 5])
+    train, change = train_of(kind, shards, sources), {"batch": 12, "lanes": lanes, "window": window, "seed": seed}
+    wanted = joined(train, first, first + 2, **change)
+    for world in (2, 3, 4, 6):
+        assert_same(joined(train, first, first + 2, world, **change), wanted)
+
+
+@pytest.mark.parametrize(
+    ("kind", "lanes", "world", "workers"),
+    [("one", 1, 1, 1), ("one", 1, 2, 2), ("one", 3, 1, 2), ("mixture", 1, 1, 2), ("mixture", 3, 3, 1)],
+)
+def test_any_number_of_workers_gives_the_same_batches(
+    shards: Path, sources: dict[str, Path], kind: str, lanes: int, world: int, workers: int
+) -> None:
+    train, change = train_of(kind, shards, sources), {"batch": 12, "lanes": lanes}
+    assert_same(joined(train, 1, 7, world, workers=workers, **change), joined(train, 1, 7, **change))
 
 
 @pytest.mark.parametrize("first", range(0, 13, 3))
@@ -70,42 +69,47 @@ def test_a_stream_goes_on_from_any_step(shards: Path, straight: list[Batch], fir
     assert_same(joined(shards, first, 12), straight[first:])
 
 
-def test_a_chain_of_resumes_on_changing_ranks_and_workers_equals_one_run(shards: Path, straight: list[Batch]) -> None:
-    found: list[Batch] = []
-    state = json.loads(json.dumps(stream(shards).state(0)))
-    for world, workers, steps in ((2, 0, 2), (4, 1, 3), (1, 2, 1), (8, 0, 4), (1, 0, 2)):
-        step = stream(shards, 0, world).resume(state)
-        assert step == len(found)
-        found += joined(shards, step, step + steps, world, workers=workers)
-        state = json.loads(json.dumps(stream(shards, world - 1, world).state(step + steps)))
-    assert_same(found, straight)
-
-
 def test_a_batch_of_several_parts_equals_smaller_batches_in_a_row(shards: Path) -> None:
     big = joined(shards, 0, 2, batch=600, workers=1)
     small = joined(shards, 0, 12, batch=100)
-    assert_same([_stack(tuple(small[:6])), _stack(tuple(small[6:]))], big)
+    assert_same([stack(tuple(small[:6])), stack(tuple(small[6:]))], big)
     assert [len(batch) for batch in big] == [600, 600]
 
 
-def test_a_sample_and_its_caption_stay_together_and_come_once_an_epoch(shards: Path) -> None:
-    batches = joined(shards, 0, 2, batch=N)
+@given(lanes=st.integers(1, 30), window=st.sampled_from((None, 1, 4, 9, 1000)), seed=st.integers(0, 2**62))
+@settings(max_examples=25)
+def test_every_sample_comes_once_an_epoch_with_its_own_caption(
+    shards: Path, lanes: int, window: int | None, seed: int
+) -> None:
+    batches = joined(shards, 0, 6, batch=10, lanes=lanes, window=window, seed=seed)
+    keys = by_position(batches)
+    for epoch in (0, 1):
+        assert sorted(keys[epoch * N : epoch * N + N]) == [f"{i:05d}" for i in range(N)]
     for batch in batches:
-        assert sorted(batch.keys) == [f"{i:05d}" for i in range(N)]
         wanted = toy_tokenizer()([shape(int(key))[1] for key in batch.keys])
         assert torch.equal(batch.text, wanted[:, : batch.text.shape[1]]) and not wanted[:, batch.text.shape[1] :].any()
-    assert batches[0].keys != batches[1].keys
-    assert torch.cat([batch.position for batch in batches]).tolist() == list(range(2 * N))
 
 
-def test_a_caption_is_drawn_from_the_list_under_a_json_key(shards: Path) -> None:
-    batches = joined(shards, 0, 20, batch=N, caption="json:texts")
-    drawn: dict[str, set[int]] = {}
-    for batch in batches:
-        for key, text in zip(batch.keys, batch.text, strict=True):
-            choices = toy_tokenizer()([shape(int(key))[1], f"{shape(int(key))[1]}, again"])[:, : len(text)].tolist()
-            drawn.setdefault(key, set()).add(choices.index(text.tolist()))
-    assert len(drawn) == N and all(numbers == {0, 1} for numbers in drawn.values())
+def test_each_source_of_a_mixture_has_its_share_and_every_sample_once_an_epoch(sources: dict[str, Path]) -> None:
+    train = train_of("mixture", sources["a"], sources)
+    opened = stream(train, batch=12)
+    assert len(opened) == 25 and opened.epochs(5) == {"a": 20 / 13, "b": 30 / 7, "c": 10 / 5}
+    keys = by_position(list(opened.batches(0, 13)))
+    for first, count, share in ((0, 13, 2), (100, 7, 3), (200, 5, 1)):
+        mine = [int(key) for key in keys if first <= int(key) < first + 100]
+        assert len(mine) == 13 * 12 * share // 6
+        for start in range(0, len(mine) - count, count):
+            assert sorted(mine[start : start + count]) == list(range(first, first + count))
+        for end in range(len(keys)):
+            had = sum(first <= int(key) < first + 100 for key in keys[:end])
+            assert abs(6 * had - share * end) < 6
+
+
+def test_a_source_without_a_weight_counts_by_its_samples(sources: dict[str, Path]) -> None:
+    opened = stream({name: Source(shards=str(folder)) for name, folder in sources.items()}, batch=25)
+    assert opened.epochs(3) == {"a": 3.0, "b": 3.0, "c": 3.0}
+    for batch in opened.batches(0, 2):
+        assert sorted(map(int, batch.keys)) == [*range(13), *range(100, 107), *range(200, 205)]
 
 
 def test_seeds_give_other_orders_and_epochs_other_crops(shards: Path) -> None:
@@ -115,9 +119,30 @@ def test_seeds_give_other_orders_and_epochs_other_crops(shards: Path) -> None:
     assert not torch.equal(first.images[0], second.images[second.keys.index(key)])
 
 
+def test_with_lanes_a_rank_has_the_rows_of_few_of_them(tmp_path: Path) -> None:
+    for i in range(6):
+        write_shard(tmp_path / f"{i}.tar", map(sample, range(4 * i, 4 * i + 4)))
+    for world, most in ((1, 6), (2, 3), (3, 2), (6, 1)):
+        for rank in range(world):
+            batches = list(stream(tmp_path, rank, world, batch=12, lanes=6, window=None).batches(0, 2))
+            shards = {int(key) // 4 for batch in batches for key in batch.keys}
+            assert len(shards) == most, "six lanes of one shard each"
+
+
 def test_no_steps_give_no_batches(shards: Path) -> None:
     assert list(stream(shards).batches(3, 3)) == []
     assert [len(batch) for batch in stream(shards, batch=1).batches(0, 2)] == [1, 1]
+
+
+def test_a_selection_leaves_its_samples_alone_and_changes_no_pixel_of_them(shards: Path, tmp_path: Path) -> None:
+    kept = [0, 3, 7, 8, 9, 18, 19, 24]
+    write_selection(Shards(str(shards)), torch.tensor(kept).numpy(), tmp_path / "kept.parquet", {})
+    change: dict[str, Any] = {"select": str(tmp_path / "kept.parquet"), "batch": len(kept)}
+    for batch in joined(shards, 0, 3, **change):
+        assert sorted(map(int, batch.keys)) == kept
+    assert_same(joined(shards, 0, 3, 4, **change), joined(shards, 0, 3, **change))
+    of_one = {"x": Source(shards=str(shards), select=str(tmp_path / "kept.parquet"))}
+    assert len(stream(of_one)) == len(kept) < len(stream({"x": Source(shards=str(shards))}))
 
 
 @needs_clipart
@@ -127,30 +152,7 @@ def test_real_shards_give_whole_batches_to_two_workers() -> None:
     assert all(not batch.replaced and len(set(batch.keys)) == 64 for batch in batches)
 
 
-# What a checkpoint keeps
-
-
-def test_a_stream_knows_its_data_again(shards: Path) -> None:
-    state = stream(shards).state(7)
-    assert state["samples"] == 56 and stream(shards, workers=1, max_bad=0.5).resume(state) == 7
-
-
-@pytest.mark.parametrize(
-    ("change", "message"),
-    [
-        ({"seed": 6}, "the run saw seed 5, now it is 6; "),
-        ({"window": 10}, "the run saw window 9, now it is 10; "),
-        ({"train": "00[0-2].tar"}, "the run saw source {'shards': 4, 'samples': 25, 'fingerprint': '"),
-    ],
-)
-def test_other_data_is_refused_with_what_changed(
-    shards: Path, monkeypatch: pytest.MonkeyPatch, change: dict[str, Any], message: str
-) -> None:
-    monkeypatch.chdir(shards)
-    with pytest.raises(UserError) as error:
-        stream(shards, **change).resume(stream(shards).state(7))
-    assert str(error.value).startswith(f"{change.get('train', shards)}: {message}")
-    assert str(error.value).endswith("; give it the same shards, or start a new run")
+# Opening
 
 
 @pytest.mark.parametrize(
@@ -160,19 +162,32 @@ def test_other_data_is_refused_with_what_changed(
         (4, {"batch": 3}, "data.batch: 4 ranks must divide it evenly, got 3; try 4"),
         (1, {"crop": (0.9, 0.5)}, "data.crop: the least share comes first, got [0.9, 0.5]"),
         (1, {"caption": "text"}, "caption: 'txt' or 'json:KEY' is needed, got 'text'"),
+        (1, {"select": "nope"}, "nope: no such selection; `clipkit data filter` and `dedup` write one"),
+        (
+            1,
+            {"caption": {"txt": 0.5, "json:alt": 0.5}},
+            "{}: data.caption=json:alt finds no caption in the samples tried; "
+            "the .json files have label, number, texts",
+        ),
     ],
 )
 def test_impossible_settings_are_refused(shards: Path, world: int, change: dict[str, Any], message: str) -> None:
     with pytest.raises(UserError) as error:
         stream(shards, 0, world, **change)
-    assert str(error.value) == message
+    assert str(error.value) == message.format(shards)
 
 
-def test_what_the_index_left_out_is_told(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+def test_what_is_left_out_and_a_batch_beyond_the_set_are_told(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
     bare = {"__key__": "x", "jpg": sample(0)["jpg"]}
     write_shard(tmp_path / "a.tar", [sample(0), bare, {"__key__": "y", "txt": b"c"}])
-    stream(tmp_path)
-    assert capfd.readouterr().err == f"{tmp_path}: 1 samples are usable; left out: no image: 1, no txt: 1\n"
+    stream(tmp_path, batch=1)
+    left_out = f"{tmp_path}: 1 samples are usable; left out: no image: 1, no txt: 1\n"
+    assert capfd.readouterr().err == left_out
+    stream(tmp_path, batch=2)
+    twice = "data.batch: 2 pairs of 1 samples: a batch holds some of them more than once\n"
+    assert capfd.readouterr().err == left_out + twice
 
 
 def test_the_default_number_of_workers_follows_cores_and_local_ranks(
@@ -187,93 +202,15 @@ def test_the_default_number_of_workers_follows_cores_and_local_ranks(
     assert stream(shards, workers=None).workers == 1
 
 
-# Unreadable samples
-
-BROKEN: list[dict[str, bytes]] = [
-    {"jpg": ITSELF},
-    {"jpg": b"<html>"},
-    {"jpg": encoded(shape(1)[0])[:-200]},
-    {"jpg": encoded(shape(1)[0].resize((1, 2000)), "PNG")},
-    {"txt": b" "},
-    {"txt": b"\xff"},
-]
-
-
-@pytest.fixture(scope="module")
-def broken(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Two shards of twenty samples, three of each broken in different ways."""
-    folder = tmp_path_factory.mktemp("broken")
-    for i in range(2):
-        bad = {i * 20 + 4 + 5 * j: members for j, members in enumerate(BROKEN[i * 3 : i * 3 + 3])}
-        write_shard(folder / f"{i}.tar", [sample(n, **bad.get(n, {})) for n in range(i * 20, i * 20 + 20)])
-    return folder
-
-
-def test_unreadable_samples_are_replaced_alike_on_any_ranks_and_workers(broken: Path) -> None:
-    wanted = joined(broken, 0, 10, max_bad=1.0)
-    assert_same(joined(broken, 0, 10, 2, max_bad=1.0), wanted)
-    assert_same(joined(broken, 0, 10, 4, workers=1, max_bad=1.0), wanted)
-    bad = {f"{n:05d}" for n in (4, 9, 14, 24, 29, 34)}
-    assert not bad & {key for batch in wanted for key in batch.keys}
-    kinds = {reason for batch in wanted for reason in batch.replaced}
-    assert kinds == {"not a picture", "broken picture", "too small", "empty caption", "UnicodeDecodeError"}
-
-
-def test_a_replacement_comes_from_the_same_shard_and_others_stay(broken: Path) -> None:
-    found = joined(broken, 0, 1, batch=40, max_bad=1.0)[0]
-    order = stream(broken, batch=40).rows.order
-    shards, rows = order.locate(found.position.numpy())
-    for key, shard, row in zip(found.keys, shards.tolist(), rows.tolist(), strict=True):
-        assert int(key) // 20 == shard
-        if row not in (4, 9, 14):
-            assert int(key) == shard * 20 + row
-    assert 6 <= sum(found.replaced.values()) <= 12
-
-
-def test_too_many_unreadable_samples_end_the_run_with_their_reasons(broken: Path) -> None:
-    guarded = stream(broken, max_bad=0.1)
-    seen = 0
-    with pytest.raises(BadData) as error:
-        for batch in guarded.batches(0, 100):
-            seen += len(batch)
-    bad, rows = sum(guarded.guard.total.values()), seen + 8
-    what = ", ".join(f"{reason}: {count}" for reason, count in sorted(guarded.guard.total.items()))
-    assert bad >= 10 and str(error.value) == (
-        f"{bad} of the last {rows} samples are unreadable ({what}), data.max_bad=0.1 allows fewer; "
-        "mend the shards, or raise data.max_bad"
-    )
-
-
-def test_a_share_within_the_bound_and_fewer_than_ten_are_let_pass(broken: Path, shards: Path) -> None:
-    assert len(list(stream(broken, max_bad=0.5).batches(0, 20))) == 20
-    assert len(list(stream(broken, max_bad=0.0).batches(0, 3))) == 3
-    assert len(list(stream(shards, max_bad=0.0).batches(0, 20))) == 20
-
-
-def test_the_bound_is_of_the_last_ten_thousand_samples(shards: Path) -> None:
-    guard = stream(shards, max_bad=0.01).guard
-    blank = next(iter(stream(shards).batches(0, 1)))
-    thousand = Batch(blank.images[:1].expand(1000, 3, 16, 16), blank.text, blank.position, blank.keys)
-    dirty = dataclasses.replace(thousand, replaced={"broken picture": 90})
-    for _ in range(20):
-        guard.see(thousand)
-    guard.see(dirty)
-    for _ in range(9):
-        guard.see(thousand)
-    with pytest.raises(BadData, match="^180 of the last 10000 samples are unreadable"):
-        guard.see(thousand)
-        guard.see(dirty)
-        guard.see(dirty)
-
-
-@pytest.mark.parametrize("workers", [0, 1])
-def test_a_shard_without_one_readable_sample_names_the_first(tmp_path: Path, workers: int) -> None:
-    write_shard(tmp_path / "a.tar", [sample(n, jpg=ITSELF) for n in range(3)])
-    with pytest.raises(BadData) as error:
-        list(stream(tmp_path, workers=workers, batch=1).batches(0, 1))
-    key = stream(tmp_path).rows.order.locate(torch.arange(1).numpy())[1][0]
-    wanted = f"16 samples in a row are unreadable, the first is {tmp_path}/a.tar key {key:05d}: not a picture"
-    assert str(error.value) == wanted
+def test_ranks_agree_on_a_fingerprint_that_changes_with_shards_and_shares(
+    shards: Path, sources: dict[str, Path]
+) -> None:
+    mixture = train_of("mixture", shards, sources)
+    assert isinstance(mixture, dict)
+    other = {**mixture, "a": Source(shards=str(sources["a"]), weight=5.0)}
+    prints = {stream(train).fingerprint for train in (shards, mixture, other, sources["a"])}
+    assert len(prints) == 4 and stream(mixture, 1, 4).fingerprint == stream(mixture).fingerprint
+    assert all(0 <= one < 1 << 62 for one in prints), "it travels as an int64"
 
 
 def test_webdatasets_pickled_members_pass_through_the_loader_unopened(tmp_path: Path) -> None:

@@ -16,10 +16,12 @@ from filelock import FileLock
 from PIL import Image
 
 from clipkit.datatools import pack as pack_module
-from clipkit.datatools import pack_plan, pack_pool, pack_write
 from clipkit.datatools.pack import pack
-from clipkit.datatools.pack_plan import in_val
-from clipkit.datatools.pack_write import shrunk
+from clipkit.datatools.pack import plan as pack_plan
+from clipkit.datatools.pack import pool as pack_pool
+from clipkit.datatools.pack import write as pack_write
+from clipkit.datatools.pack.plan import in_val
+from clipkit.datatools.pack.write import shrunk
 from clipkit.errors import BadData, StorageError, UserError
 from clipkit.images import decode
 from tests.datatools.packing import everything, folder, left_out, packed, pairs, picture, read

@@ -24,7 +24,9 @@ import json, os, sys
 os.environ["WDS_SECURE"] = "1"
 from pathlib import Path
 import pyarrow, webdataset.writer
-from clipkit.datatools import pack, pack_pool, pack_write
+from clipkit.datatools import pack
+from clipkit.datatools.pack import pool as pack_pool
+from clipkit.datatools.pack import write as pack_write
 
 pyarrow.array([1])  # which imports pandas where there is one
 

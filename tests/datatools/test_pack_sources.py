@@ -12,8 +12,8 @@ import pytest
 from PIL import Image
 from pyarrow import parquet
 
-from clipkit.datatools.pack_rows import plain, words
-from clipkit.datatools.pack_tables import number
+from clipkit.datatools.pack.rows import plain, words
+from clipkit.datatools.pack.tables import number
 from clipkit.errors import BadData, UserError
 from tests.datatools.packing import NASTY, everything, folder, left_out, packed, pairs, picture, read
 from tests.samples import shape

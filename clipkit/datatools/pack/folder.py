@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from clipkit.datatools.pack_rows import Row, clean, shown, stem, words
+from clipkit.datatools.pack.rows import Row, clean, shown, stem, words
 from clipkit.errors import UserError
 
 IMAGES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif")

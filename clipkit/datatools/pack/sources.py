@@ -7,10 +7,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from clipkit.datatools.pack_folder import IMAGES, Folder
-from clipkit.datatools.pack_rows import Options, Row, Source, clean, locate, shown, stem
-from clipkit.datatools.pack_saved import Saved
-from clipkit.datatools.pack_tables import SUFFIXES, Table, load_json, stamp
+from clipkit.datatools.pack.folder import IMAGES, Folder
+from clipkit.datatools.pack.rows import Options, Row, Source, clean, locate, shown, stem
+from clipkit.datatools.pack.saved import Saved
+from clipkit.datatools.pack.tables import SUFFIXES, Table, load_json, stamp
 from clipkit.errors import UserError
 
 METADATA = ("metadata.jsonl", "metadata.csv", "metadata.parquet")

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO, NamedTuple
 
 import numpy as np
 
-from clipkit.datatools.pack_rows import Row, Source, encoded
+from clipkit.datatools.pack.rows import Row, Source, encoded
 from clipkit.errors import UserError
 from clipkit.log import say
 

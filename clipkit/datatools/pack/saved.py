@@ -7,8 +7,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from clipkit.datatools.pack_rows import Columns, Options, Row, choose, table_row
-from clipkit.datatools.pack_tables import load_json, stamp
+from clipkit.datatools.pack.rows import Columns, Options, Row, choose, table_row
+from clipkit.datatools.pack.tables import load_json, stamp
 from clipkit.errors import BadData, UserError
 
 if TYPE_CHECKING:

@@ -15,9 +15,9 @@ from PIL import Image
 
 from clipkit import images
 from clipkit.data.order import permute
-from clipkit.datatools.pack_plan import Job, Plan, Record, write_json
-from clipkit.datatools.pack_records import record_path
-from clipkit.datatools.pack_rows import clean
+from clipkit.datatools.pack.plan import Job, Plan, Record, write_json
+from clipkit.datatools.pack.records import record_path
+from clipkit.datatools.pack.rows import clean
 from clipkit.errors import StorageError
 
 LARGEST = 1 << 28  # bytes of an image file: none that MAX_PIXELS allows needs more

@@ -11,7 +11,7 @@ from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 from typing import Any
 
-from clipkit.datatools.pack_plan import Job, Plan
+from clipkit.datatools.pack.plan import Job, Plan
 from clipkit.errors import UserError
 
 START = "forkserver"  # imports once for all workers (torch: 4 s each), and forks from a process without threads
@@ -28,7 +28,7 @@ def make_all(
     if min(workers, len(jobs)) > 1:
         yield from _by_pool(plan, out, jobs, min(workers, len(jobs)), show)
     elif jobs:
-        from clipkit.datatools.pack_write import write_shard
+        from clipkit.datatools.pack.write import write_shard
 
         before = 0
         for job in jobs:
@@ -41,7 +41,7 @@ def _by_pool(
 ) -> Generator[dict[str, Any], None, None]:
     context = multiprocessing.get_context(START)
     if START == "forkserver":
-        context.set_forkserver_preload(["clipkit.datatools.pack_write", "pyarrow"])
+        context.set_forkserver_preload(["clipkit.datatools.pack.write", "pyarrow"])
     # memory without locks: a worker that is killed while it holds one would stop all the others
     rows, stop = context.RawArray(ctypes.c_int64, len(jobs)), context.RawValue(ctypes.c_int64, 0)
     begin = (plan.work, out, rows, stop)
@@ -87,7 +87,7 @@ def _end_with_parent() -> None:
 
 
 def _make(slot: int, job: Job) -> dict[str, Any]:
-    from clipkit.datatools.pack_write import write_shard
+    from clipkit.datatools.pack.write import write_shard
 
     rows, stop = _worker["rows"], _worker["stop"]
 

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from clipkit.datatools.pack_plan import LEFT_OUT, Job, Plan, left_out_line, write_json
+from clipkit.datatools.pack.plan import LEFT_OUT, Job, Plan, left_out_line, write_json
 from clipkit.errors import BadData, StorageError
 
 DONE = "pack.json"

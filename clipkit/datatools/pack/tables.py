@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from clipkit.datatools.pack_rows import Columns, Options, Row, check_no_address, choose, table_row
+from clipkit.datatools.pack.rows import Columns, Options, Row, check_no_address, choose, table_row
 from clipkit.errors import BadData, UserError
 
 DELIMITERS = {".csv": ",", ".tsv": "\t"}

@@ -18,11 +18,11 @@ from typing import Any, Literal
 
 from filelock import FileLock, Timeout
 
-from clipkit.datatools.pack_plan import PLAN, Plan, write_plan
-from clipkit.datatools.pack_pool import make_all
-from clipkit.datatools.pack_records import DONE, Tally, record_of, record_path, summarise
-from clipkit.datatools.pack_rows import Options, Source
-from clipkit.datatools.pack_sources import open_source
+from clipkit.datatools.pack.plan import PLAN, Plan, write_plan
+from clipkit.datatools.pack.pool import make_all
+from clipkit.datatools.pack.records import DONE, Tally, record_of, record_path, summarise
+from clipkit.datatools.pack.rows import Options, Source
+from clipkit.datatools.pack.sources import open_source
 from clipkit.errors import BadData, StorageError, UserError
 from clipkit.log import Progress, say
 
