@@ -33,13 +33,20 @@ def shortened(command: str) -> str:
     return f"{command} steps=2 data.batch=16" if re.search(r"clipkit[ .]train \w+ run=", command) else command
 
 
+def photos(place: Path) -> None:
+    """Pictures with captions beside them, as a reader has them."""
+    (place / "photos").mkdir()
+    for number in range(3):
+        picture, caption = making.picture(number)
+        (place / f"photos/{number}.jpg").write_bytes(picture)
+        (place / f"photos/{number}.txt").write_text(caption)
+
+
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder as README's reader has it after `make quickstart`, with pictures of their own."""
     place = tmp_path_factory.mktemp("reader")
-    (place / "photos").mkdir()
-    for number in range(3):
-        (place / f"photos/{number}.jpg").write_bytes(making.picture(number)[0])
+    photos(place)
     done = shell("clipkit quickstart --steps 2", place)
     assert done.returncode == 0, done.stderr
     assert "report: quickstart/report.html" in done.stdout
@@ -68,6 +75,20 @@ def test_every_command_of_readme_runs(folder: Path) -> None:
     # ten minutes and more of training: its parts are tested in tests/bench, here that it starts
     assert "python eval/bench/quality.py" in (making.ROOT / "README.md").read_text()
     assert shell("python eval/bench/quality.py --help", making.ROOT).returncode == 0
+
+
+def test_every_command_of_the_data_page_runs(tmp_path: Path) -> None:
+    photos(tmp_path)
+    for command in commands("docs/data.md"):
+        done = shell(command, tmp_path)
+        assert done.returncode == 0 and "Traceback" not in done.stderr, f"{command}\n{done.stderr}"
+
+
+def test_the_mixture_of_the_data_page_is_valid(tmp_path: Path) -> None:
+    (page,) = re.findall(r"```yaml\n(.*?)```", (making.ROOT / "docs/data.md").read_text(), re.DOTALL)
+    (tmp_path / "r.yaml").write_text(f"run: r\nmodel: {{arch: tiny}}\nsteps: 1\n{page}")
+    sources = config.load(Settings, tmp_path / "r.yaml").data.sources
+    assert [one.weight for one in sources.values()] == [3, 1] and sources["mine"].caption is not None
 
 
 def test_the_python_of_readme_runs(folder: Path) -> None:

@@ -11,8 +11,8 @@ from clipkit.data.settings import ONLY
 from clipkit.datatools.check_facts import Captions, Facts, Pictures, Range, facts_of
 from clipkit.datatools.check_order import Mixing, Part, mixing_of, parts_of
 from clipkit.datatools.check_sample import Look, Looker, choose, look
-from clipkit.datatools.check_sources import BATCH, FAR, Looked, feed, open_sources, read_settings, share
-from clipkit.datatools.check_warnings import Warned, warnings_of
+from clipkit.datatools.check_sources import BATCH, FAR, Given, feed, open_sources, read_settings, share
+from clipkit.datatools.check_warnings import Warned, unreadable_of, warnings_of
 from clipkit.errors import BadData, UserError
 
 SHOWN = 40
@@ -44,22 +44,36 @@ class Report:
     warnings: list[Warned]
     shown: list[tuple[str, Look]] = field(repr=False, default_factory=list)
 
+    @property
+    def unreadable(self) -> float:
+        """The share of unreadable samples among those that the run would read."""
+        return unreadable_of(self.sources, self.parts)
+
     def as_dict(self) -> dict[str, Any]:
         """All of it but the pictures, ready for JSON."""
-        return dataclasses.asdict(dataclasses.replace(self, shown=[])) | {"ok": not self._bad()}
+        more = {"unreadable": self.unreadable, "ok": self.unreadable <= self.max_bad}
+        return {key: value for key, value in dataclasses.asdict(self).items() if key != "shown"} | more
 
     def refuse_bad(self) -> None:
-        """Raises: BadData when more samples of a source are unreadable than `data.max_bad` allows."""
-        if bad := self._bad():
-            first = bad[0].unreadable.first[0]
+        """Raises: BadData when more samples are unreadable than `data.max_bad` allows."""
+        if self.unreadable > self.max_bad:
+            bad = next(one for one in self.sources if one.unreadable.first)
+            first = bad.unreadable.first[0]
             raise BadData(
-                f"{bad[0].shards}: {share(bad[0].unreadable.share)} of {bad[0].looked_at} samples are unreadable, the "
-                f"first is {first['sample']} ({first['reason']}); data.max_bad={self.max_bad:g} allows fewer; mend the "
-                "shards, or raise data.max_bad"
+                f"{self.source}: {share(self.unreadable)} of what a run would read is unreadable, the first is "
+                f"{first['sample']} ({first['reason']}); data.max_bad={self.max_bad:g} allows fewer; mend the shards, "
+                "or raise data.max_bad"
             )
 
-    def _bad(self) -> list[Facts]:
-        return [one for one in self.sources if one.unreadable.share > self.max_bad]
+
+@dataclass(frozen=True)
+class _Sampling:
+    """How many samples of each source are looked at, by which seed and processes, and how many of all are shown."""
+
+    most: int
+    seed: int
+    workers: int
+    shown: int
 
 
 def check(
@@ -95,8 +109,8 @@ def check(
     for path in (picture, html):
         if path and not Path(path).parent.is_dir():
             raise UserError(f"{path}: there is no folder {Path(path).parent} to write it to")
-    cfg, recipe, chosen = read_settings(source, overrides, caption, select, batch, model, context)
-    report = _check(source, recipe, cfg, chosen, context, sample, seed, workers, SHOWN if picture or html else 0)
+    settings = read_settings(source, overrides, caption, select, batch, model, context)
+    report = _check(source, settings, _Sampling(sample, seed, workers, SHOWN if picture or html else 0), context)
     if picture:
         from clipkit.datatools.check_picture import draw
 
@@ -108,48 +122,48 @@ def check(
     return report
 
 
-def _check(
-    source: str, recipe: str | None, cfg: Looked, chosen: bool, context: int | None,
-    sample: int, seed: int, workers: int, shown: int,
-) -> Report:  # fmt: skip
-    needs, sources = feed(cfg.model, context), open_sources(cfg.data)
+def _check(source: str, settings: Given, how: _Sampling, context: int | None) -> Report:
+    cfg = settings.cfg.data
+    needs, sources = feed(settings.cfg.model, context), open_sources(cfg)
     total = sum(int(one.counts.sum()) for one in sources)
-    settings = cfg.data
-    if not chosen:  # nobody said a batch: the usual one, or what fits a small set
-        settings = dataclasses.replace(settings, batch=min(BATCH, 1 << (total.bit_length() - 1)))
-    looks: list[list[Look]] = []
+    if not settings.batch_chosen:  # the usual one, or what fits a small set
+        cfg = dataclasses.replace(cfg, batch=min(BATCH, 1 << (total.bit_length() - 1)))
+    each, looks = math.ceil(how.shown / len(sources)), []
     for one in sources:
-        places = choose(one, sample, seed, math.ceil(shown / len(sources)))
-        looks.append(look(Looker(one, needs.shape, settings.crop, seed), places, workers))
-    facts = [facts_of(one, found, needs.tokenizer, needs.shape.size) for one, found in zip(sources, looks, strict=True)]
-    parts, mixing = parts_of(sources, settings), mixing_of(sources, settings, cfg.seed)
+        places = choose(one, how.most, how.seed, each)
+        looks.append(look(Looker(one, needs.shape, cfg.crop, how.seed), places, how.workers))
+    side = needs.shape.size
+    facts = [facts_of(one, found, needs.tokenizer, side) for one, found in zip(sources, looks, strict=True)]
+    parts, mixing = parts_of(sources, cfg), mixing_of(sources, cfg, settings.cfg.seed)
+    to_show = [(one.name, item) for one, found in zip(sources, looks, strict=True) for item in _readable(found)[:each]]
     timed = [one.seconds for found in looks for one in found if one.seconds]
-    steps = cfg.steps or (max(1, math.ceil(cfg.epochs * total / settings.batch)) if cfg.epochs else None)
+    steps, epochs = settings.cfg.steps, settings.cfg.epochs
+    if steps is None and epochs is not None:
+        steps = max(1, math.ceil(epochs * total / cfg.batch))
     return Report(
         source=source,
-        recipe=recipe,
+        recipe=settings.recipe,
         model=needs.model,
-        size=needs.shape.size,
+        size=side,
         context=needs.tokenizer.context,
-        batch=settings.batch,
-        batch_chosen=chosen,
-        max_bad=settings.max_bad,
+        batch=cfg.batch,
+        batch_chosen=settings.batch_chosen,
+        max_bad=cfg.max_bad,
         samples=total,
-        steps_per_epoch=total / settings.batch,
+        steps_per_epoch=total / cfg.batch,
         steps=steps,
-        epochs=None if steps is None else steps * settings.batch / total,
-        pictures_per_s=len(timed) / max(sum(timed), 1e-9) if timed else 0.0,
+        epochs=None if steps is None else steps * cfg.batch / total,
+        pictures_per_s=len(timed) / sum(timed) if timed else 0.0,
         sources=facts,
         parts=parts,
         mixing=mixing,
-        warnings=warnings_of(settings, needs, sources, facts, parts, mixing),
-        shown=[
-            (one.name, item)
-            for one, found in zip(sources, looks, strict=True)
-            for item in found
-            if item.view is not None and item.texts
-        ],
+        warnings=warnings_of(cfg, needs, sources, facts, parts, mixing),
+        shown=to_show,
     )
+
+
+def _readable(looks: list[Look]) -> list[Look]:
+    return [one for one in looks if one.view is not None and one.reason is None]
 
 
 def rows(report: Report) -> Iterator[tuple[str, str, str]]:

@@ -56,8 +56,11 @@ class Often:
 
 @dataclass(frozen=True)
 class Captions:
-    """The captions of the samples looked at. `found` is the share of samples with a caption by place, `repeated` that
-    of captions that another sample has too (but for case), `same` the chance that two samples have the same one."""
+    """The captions of the samples looked at. `found` is the share of samples with a caption, by place.
+
+    The rest is of captions as they are drawn: `cut` the share of those longer than the context, `repeated` of those
+    that another sample has too (but for case), `same` the chance that two samples are drawn with the same one.
+    """
 
     captions: int
     found: dict[str, float]
@@ -104,7 +107,8 @@ class Unreadable:
 
 @dataclass(frozen=True)
 class Facts:
-    """What is known of a source; without captions or pictures where not one could be read."""
+    """What is known of a source; without captions or pictures where not one could be read. `members` are counted in
+    the shards looked at, `left_out` in all that have an index."""
 
     name: str
     shards: str
@@ -133,7 +137,7 @@ def facts_of(source: Opened, looks: list[Look], tokenizer: Tokenizer, side: int)
         samples=int(source.counts.sum()),
         estimated=source.estimated,
         left_out=dict(sorted(source.shards.lost.items())),
-        members=members_of(source),
+        members=_members(source, {one.shard for one in looks}),
         looked_at=len(looks),
         shards_looked_at=len({one.shard for one in looks}),
         keys=_keys(looks),
@@ -143,19 +147,19 @@ def facts_of(source: Opened, looks: list[Look], tokenizer: Tokenizer, side: int)
     )
 
 
-def members_of(source: Opened) -> dict[str, int]:
-    """Member -> samples with a picture that have it, in the shards that may be read."""
-    found = Counter[str]()
-    for shard in source.near:
-        for names, n in source.shards.files.kept(shard).about["has"].items():
-            found.update(dict.fromkeys(names.split(), n))
-    return dict(found.most_common())
-
-
 def range_of(values: Sequence[int] | np.ndarray) -> Range:
     """The range of at least one number."""
     found = np.percentile(np.asarray(values), (0, 50, 95, 100), method="inverted_cdf")
     return Range(*(int(value) for value in found))
+
+
+def _members(source: Opened, shards: set[int]) -> dict[str, int]:
+    """Member -> samples with a picture that have it, in these shards."""
+    found = Counter[str]()
+    for shard in sorted(shards):
+        for names, n in source.shards.files.kept(shard).about["has"].items():
+            found.update(dict.fromkeys(names.split(), n))
+    return dict(found.most_common())
 
 
 def _keys(looks: list[Look]) -> list[Key]:
@@ -171,14 +175,20 @@ def _captions(looks: list[Look], tokenizer: Tokenizer) -> Captions | None:
     texts = [text for one in looks for text in one.texts]
     if not texts:
         return None
-    tokens = tokens_of(tokenizer, texts)
-    # a sample's own captions may repeat each other, which does no harm: it is one row of a batch
-    owners = Counter(text for one in looks for text in {_plain(text) for text in one.texts})
-    again, pairs = [owners[_plain(text)] > 1 for text in texts], sum(n * (n - 1) for n in owners.values())
+    tokens, drawn = tokens_of(tokenizer, texts), np.array([weight for one in looks for weight in one.weights])
+    owners, likely, squares = Counter[str](), Counter[str](), 0.0
+    for one in looks:  # a sample's own captions may repeat each other, which does no harm: it is one row of a batch
+        mine = Counter[str]()
+        for text, weight in zip(one.texts, one.weights, strict=True):
+            mine[_plain(text)] += weight  # type: ignore[assignment]
+        owners.update(mine.keys())
+        likely.update(mine)
+        squares += sum(weight**2 for weight in mine.values())
     with_text = [one for one in looks if one.texts]
+    many = len(with_text)
     places = Counter(place for one in looks for place in one.places)
     spelled = {_plain(text): text for text in reversed(texts)}
-    often = [(n, spelled[plain]) for plain, n in owners.most_common(FREQUENT) if n > 1]
+    often = [Often(spelled[plain][:LINE], n / many) for plain, n in likely.most_common(FREQUENT) if owners[plain] > 1]
     return Captions(
         captions=len(texts),
         found={place: n / len(looks) for place, n in sorted(places.items())},
@@ -187,10 +197,10 @@ def _captions(looks: list[Look], tokenizer: Tokenizer) -> Captions | None:
         words=range_of([len(text.split()) for text in texts]),
         characters=range_of([len(text) for text in texts]),
         tokens=range_of(tokens),
-        cut=float(np.mean(tokens > tokenizer.context)),
-        repeated=sum(again) / len(texts),
-        same=pairs / max(len(with_text) * (len(with_text) - 1), 1),
-        frequent=[Often(text[:LINE], n / len(with_text)) for n, text in often],
+        cut=float(drawn @ (tokens > tokenizer.context)) / many,
+        repeated=float(drawn @ np.array([owners[_plain(text)] > 1 for text in texts])) / many,
+        same=max(0.0, sum(n**2 for n in likely.values()) - squares) / max(many * (many - 1), 1),
+        frequent=often,
         not_ascii=sum(not text.isascii() for text in texts) / len(texts),
         histogram=_bars(tokens, tokenizer.context, False),
     )

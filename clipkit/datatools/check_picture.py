@@ -19,6 +19,7 @@ COLUMNS = 8
 WIDE, SIDE, GAP, MARGIN = 14.0, 1.52, 0.18, 0.35  # inches
 LINES, LINE = 4, 0.135  # of a caption, and the height of one in inches
 TEXT = 7.5  # points
+HELD = 250  # characters that a line holds at most, were they as narrow as can be
 INK, SOFT, BLUE, ORANGE, RULE = "#1f2328", "#656d76", "#0969da", "#b35900", "#d0d7de"
 DPI = 100
 
@@ -76,7 +77,7 @@ class Wrap:
     def __call__(self, text: str, width: float, most: int) -> list[str]:
         """At most `most` lines; what is left over ends in an ellipsis."""
         lines, line = [], ""
-        words = plain(text)[:4000].split(" ")
+        words = plain(text[: 4 * HELD * most]).split(" ")
         while words and len(lines) < most:
             longer = f"{line} {words[0]}" if line else words[0]
             if self.width(longer) <= width:
@@ -86,7 +87,7 @@ class Wrap:
                 lines.append(line)
                 line = ""
             else:  # a word that no line holds
-                fits = max(1, next((n for n in range(len(words[0]), 0, -1) if self.width(words[0][:n]) <= width), 1))
+                fits = next((n for n in range(1, HELD) if self.width(words[0][: n + 1]) > width), HELD)
                 lines.append(words[0][:fits])
                 words[0] = words[0][fits:]
         if line and len(lines) < most:
@@ -125,8 +126,11 @@ class Sheet:
             warnings.filterwarnings("ignore", message=".*[Gg]lyph.*")  # other scripts are drawn as boxes
             self.figure.savefig(buffer, format="png", dpi=DPI)
         temporary = path.with_name(f".{path.name}.{os.getpid()}")
-        temporary.write_bytes(buffer.getvalue())
-        temporary.replace(path)
+        try:
+            temporary.write_bytes(buffer.getvalue())
+            temporary.replace(path)
+        finally:
+            temporary.unlink(missing_ok=True)
 
 
 def draw(report: "Report", path: Path) -> None:

@@ -22,7 +22,7 @@ from clipkit.types import Preprocess
 
 LONGEST = 4096  # tokens of a caption that are counted
 CHUNK = 32
-BLANK, GREY = 8, 2  # of 255: greatest difference of a blank picture's values, mean one of a grey picture's channels
+BLANK, GREY = 8, 2  # of 255: greatest difference within a blank picture's channels, mean one between a grey one's
 SIGNS = {b"\xff\xd8": "JPEG", b"\x89PNG": "PNG", b"GIF8": "GIF", b"BM": "BMP"}
 
 Place = tuple[int, int, bool]
@@ -33,15 +33,16 @@ Place = tuple[int, int, bool]
 class Look:
     """What was found of one sample; `reason` is why training could not use it, None where it could.
 
-    `texts` are all captions in the wanted places, `places` those of them that had one, `about` an example of each key
-    of the .json, `seconds` the CPU time from the bytes on disk to the training view; `view` uint8 [3, S, S] and
-    `drawn`, the caption of that view, are kept of those to be shown.
+    `texts` are all captions in the wanted places and `weights` how likely each is drawn, `places` those that had one,
+    `about` an example of each key of the .json, `seconds` the CPU time from the bytes on disk to the training view.
+    Of those to be shown, `view` uint8 [3, S, S] and the caption `drawn` with it are kept.
     """
 
     sample: str
     shard: int
     reason: str | None
     texts: tuple[str, ...]
+    weights: tuple[float, ...]
     places: tuple[str, ...]
     about: dict[str, str]
     bytes: int = 0
@@ -66,23 +67,26 @@ class Looker:
     def __call__(self, place: Place) -> Look:
         shard, row, shown = place
         held, caption = self.source.shards, self.source.caption
-        reason, texts, places = None, [], []
-        for one in [caption] if isinstance(caption, str) else caption:
+        reason, texts, weights, places = None, [], [], []
+        for one, likely in ({caption: 1.0} if isinstance(caption, str) else caption).items():
             try:
-                texts += caption_of(held, shard, row, one)
-                places.append(one)
+                found = caption_of(held, shard, row, one)
             except (ValueError, OSError) as error:
                 reason = _reason(error)
-        if texts:
+                continue
+            texts += found
+            weights += [likely / len(found)] * len(found)
+            places.append(one)
+        if sum(weights):
             reason = None
         facts = {
             "sample": held.said(shard, row), "shard": shard, "texts": tuple(texts), "places": tuple(places),
-            "about": self._about(shard, row),
+            "weights": tuple(weight / (sum(weights) or 1) for weight in weights), "about": self._about(shard, row),
         }  # fmt: skip
         dice = random.Random(f"{self.seed} {shard} {row}")
         data, size, drawn = b"", None, ""
         try:
-            if shown and texts:
+            if shown and reason is None:
                 drawn = draw_caption(held, shard, row, caption, dice)
             began = time.thread_time()
             data = held.read(shard, row, "image")
@@ -91,11 +95,11 @@ class Looker:
             seconds = time.thread_time() - began
         except (ValueError, OSError) as error:
             return Look(**facts, reason=reason or _reason(error), bytes=len(data), form=_form(data), size=size)
-        low, high = torch.aminmax(view)
         channels = view.to(torch.int16)
+        span = int((channels.amax((1, 2)) - channels.amin((1, 2))).max())
         return Look(
             **facts, reason=reason, bytes=len(data), form=_form(data), size=size, seconds=seconds,
-            grey=float((channels[0] - channels[1:]).abs().float().mean()) < GREY, blank=int(high) - int(low) <= BLANK,
+            grey=float((channels[0] - channels[1:]).abs().float().mean()) < GREY, blank=span <= BLANK,
             drawn=drawn, view=view.contiguous().numpy() if shown else None,
         )  # fmt: skip
 
@@ -129,7 +133,8 @@ def choose(source: Opened, most: int, seed: int, shown: int) -> list[Place]:
     numbers = np.minimum(((np.arange(many) + dice.random(many)) * total / many).astype(np.int64), total - 1)
     at = np.searchsorted(ends, numbers, side="right")
     rows = numbers - (ends[at] - source.shards.counts[source.near][at])
-    to_show = set(np.linspace(0, many - 1, min(shown, many)).astype(int).tolist())
+    spare = shown and shown + shown // 4 + 2  # some may prove unreadable
+    to_show = set(np.linspace(0, many - 1, min(spare, many)).astype(int).tolist())
     return [(source.near[a], int(row), i in to_show) for i, (a, row) in enumerate(zip(at.tolist(), rows, strict=True))]
 
 
@@ -186,15 +191,14 @@ def _look(chunk: list[Place]) -> list[Look]:
 def tokens_of(tokenizer: Tokenizer, texts: list[str]) -> np.ndarray:
     """How many tokens each text has before it is cut to the model's context, int64 [n]; LONGEST where it has more."""
     encode: Any = tokenizer.encode
-    mends = hasattr(encode, "clean_fn")
+    clean_fn = getattr(encode, "clean_fn", str)
     of_transformers = isinstance(encode, FolderEncode) or hasattr(encode, "tokenizer_mode")
     roomy = encode if of_transformers else _roomy(encode)
     counts: list[int] = []
     for start in range(0, len(texts), 256):
         some = texts[start : start + 256]
         if of_transformers:
-            clean = [encode.clean_fn(text) for text in some] if mends else some
-            ids = encode.tokenizer(clean, truncation=False, verbose=False)["input_ids"]
+            ids = encode.tokenizer([clean_fn(text) for text in some], truncation=False, verbose=False)["input_ids"]
             counts += [min(len(row), LONGEST) for row in ids]
         else:
             used = roomy(some).numpy()[:, ::-1] != tokenizer.pad

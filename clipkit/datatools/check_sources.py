@@ -15,7 +15,7 @@ from pydantic import Field
 from clipkit import config, data, models
 from clipkit.captions import Tokenizer, clip_encode
 from clipkit.errors import UserError
-from clipkit.shards import Choice, Shards, caption_of, json_object, members_for
+from clipkit.shards import Choice, Shards, Wanted, caption_of, json_object, members_for
 from clipkit.shards.files import Files
 from clipkit.types import Preprocess
 
@@ -36,6 +36,15 @@ class Looked:
     seed: Annotated[int, Field(ge=0, lt=1 << 32)] = 0
     steps: Annotated[int, Field(gt=0)] | None = None
     epochs: Annotated[float, Field(gt=0)] | None = None
+
+
+@dataclass(frozen=True)
+class Given:
+    """The settings to look at, the recipe's path (None for shards), and whether anybody chose the batch."""
+
+    cfg: Looked
+    recipe: str | None
+    batch_chosen: bool
 
 
 @dataclass(frozen=True)
@@ -77,8 +86,8 @@ def read_settings(
     batch: int | None = None,
     model: str | None = None,
     context: int | None = None,
-) -> tuple[Looked, str | None, bool]:
-    """(settings, the recipe's path or None for shards, whether somebody chose the batch).
+) -> Given:
+    """The settings of a recipe or for plain shards, with all that was typed.
 
     Raises: UserError for what is wrong with the recipe or an override.
     """
@@ -100,12 +109,11 @@ def read_settings(
                     one.pop(key, None)
         if batch is not None:
             section["batch"] = batch
-    if model is not None:
-        tree["model"] = {"arch": model}
-    if context is not None and isinstance(tree.get("model"), dict):
-        tree["model"]["context"] = context
+    model_tree: Any = {"arch": model} if model is not None else tree.get("model")
+    if isinstance(model_tree, dict):
+        tree["model"] = model_tree if context is None else {**model_tree, "context": context}
     cfg = config.check(Looked, tree, str(recipe or source), overrides)
-    return cfg, str(recipe) if recipe else None, recipe is not None or "batch" in tree["data"]
+    return Given(cfg, str(recipe) if recipe else None, recipe is not None or "batch" in tree["data"])
 
 
 def _recipe(source: str) -> Path | None:
@@ -151,23 +159,31 @@ def _open(name: str, cfg: data.Settings) -> Opened:
     one = cfg.sources[name]
     caption, select = one.caption or cfg.caption, one.select or cfg.select
     pattern = _few(one.shards, cfg.cache_gb) if select is None else one.shards
-    wanted = members_for(caption)
+    wanted, places = members_for(caption), [caption] if isinstance(caption, str) else list(caption)
     try:
         shards = Shards(pattern, wanted, select, cfg.cache_gb)
     except UserError as error:
-        _say_keys(pattern, one.shards, caption, cfg.cache_gb)
+        if bare := _without_captions(pattern, wanted, cfg.cache_gb):
+            raise UserError(_no_caption(one.shards, bare, list(_spread(bare, _near(bare))), places[0])) from None
         raise error from None
-    near = np.arange(len(shards.counts))
-    far = np.array([shards.files.is_remote(int(i)) for i in near])
-    if far.sum() > FAR:
-        near = np.concatenate([near[~far], near[far][np.linspace(0, far.sum() - 1, FAR).astype(int)]])
     counts, estimated = shards.counts, pattern != one.shards
     if estimated:
         counts = np.full(len(Files(one.shards, cfg.cache_gb)), max(1, round(len(shards) / len(shards.counts))))
-    opened = Opened(name, one.shards, caption, one.weight, shards, near.tolist(), counts, estimated)
-    for place in [caption] if isinstance(caption, str) else list(caption):
-        _find(opened.pattern, shards, opened.near, place)
+    opened = Opened(name, one.shards, caption, one.weight, shards, _near(shards), counts, estimated)
+    tried = list(_spread(shards, opened.near))
+    for place in places:
+        if not any(_has_caption(shards, shard, row, place) for shard, row in tried):
+            bare = _without_captions(pattern, wanted, cfg.cache_gb) or shards
+            raise UserError(_no_caption(one.shards, bare, tried, place))
     return opened
+
+
+def _near(shards: Shards) -> list[int]:
+    """The shards that may be read: all local ones, and FAR of the remote ones, spread over them."""
+    far = np.array([shards.files.is_remote(i) for i in range(len(shards.counts))])
+    near, remote = np.flatnonzero(~far), np.flatnonzero(far)
+    chosen = remote[np.linspace(0, len(remote) - 1, FAR).astype(int)] if len(remote) > FAR else remote
+    return np.concatenate([near, chosen]).tolist()
 
 
 def _few(pattern: str, cache_gb: float | None) -> str:
@@ -188,30 +204,21 @@ def _spread(shards: Shards, near: list[int]) -> Iterator[tuple[int, int]]:
         yield near[at], int(number - ends[at] + shards.counts[near[at]])
 
 
-def _find(pattern: str, shards: Shards, near: list[int], place: str) -> None:
-    """Raises: UserError, naming the keys that are there, where none of the samples tried has a caption in `place`."""
-    tried = list(_spread(shards, near))
-    for shard, row in tried:
-        try:
-            caption_of(shards, shard, row, place)
-            return
-        except (ValueError, OSError):
-            continue
-    raise UserError(_no_caption(pattern, shards, tried, place))
+def _has_caption(shards: Shards, shard: int, row: int, place: str) -> bool:
+    try:
+        return bool(caption_of(shards, shard, row, place))
+    except (ValueError, OSError):
+        return False
 
 
-def _say_keys(pattern: str, named: str, caption: Choice, cache_gb: float | None) -> None:
-    """Raises: UserError, naming the keys that are there, where pictures are there and the captions' members are not."""
+def _without_captions(pattern: str, wanted: Wanted, cache_gb: float | None) -> Shards | None:
+    """The same shards with all their pictures, where none of those that may be read has the members of a caption."""
     try:
         shards = Shards(pattern, ("image",), None, cache_gb)
     except UserError:
-        return  # what was said before is the reason
-    wanted = members_for(caption)
-    near = list(range(min(len(shards.counts), FAR)))
-    if any(shards.files.kept(shard).count(wanted) for shard in near):
-        return
-    tried = list(_spread(shards, near)) if shards.counts[near].sum() else []
-    raise UserError(_no_caption(named, shards, tried, caption if isinstance(caption, str) else next(iter(caption))))
+        return None  # what was said before is the reason
+    groups = tuple((name,) if isinstance(name, str) else tuple(name) for name in wanted)
+    return None if any(shards.files.kept(shard).count(groups) for shard in _near(shards)[:FAR]) else shards
 
 
 def _no_caption(pattern: str, shards: Shards, tried: list[tuple[int, int]], place: str) -> str:

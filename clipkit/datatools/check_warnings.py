@@ -27,8 +27,8 @@ class Warned:
 def warnings_of(
     cfg: Settings, feed: Feed, sources: Sequence[Opened], facts: Sequence[Facts], parts: Sequence[Part], mixing: Mixing
 ) -> list[Warned]:
-    """All warnings, those about what cannot be read first."""
-    found: list[Warned] = []
+    """All warnings; the one that a run would stop comes first."""
+    found = [Warned("", what, text) for what, text in _of_stopping(cfg, facts, parts)]
     for source, fact, part in zip(sources, facts, parts, strict=True):
         about = [*_of_reading(cfg, fact), *_of_captions(cfg, feed, fact), *_of_pictures(feed, fact)]
         about += [*_of_remote(source, fact, part), *_of_part(part, len(parts))]
@@ -36,17 +36,25 @@ def warnings_of(
     return found + [Warned("", what, text) for what, text in _of_order(cfg, facts, mixing)]
 
 
+def unreadable_of(facts: Sequence[Facts], parts: Sequence[Part]) -> float:
+    """The share of unreadable samples among those that a run would read, of all sources in their shares."""
+    return sum(part.share * fact.unreadable.share for fact, part in zip(facts, parts, strict=True))
+
+
+def _of_stopping(cfg: Settings, facts: Sequence[Facts], parts: Sequence[Part]) -> Iterator[tuple[str, str]]:
+    if (bad := unreadable_of(facts, parts)) > cfg.max_bad:
+        text = (
+            f"a run would stop: {share(bad)} of what it reads is unreadable, data.max_bad={cfg.max_bad:g} allows fewer"
+        )
+        yield "stop", f"{text}; mend the shards, or raise data.max_bad"
+
+
 def _of_reading(cfg: Settings, fact: Facts) -> Iterator[tuple[str, str]]:
     bad = fact.unreadable
-    if bad.share > cfg.max_bad:
+    if bad.share:
         reasons = ", ".join(f"{reason}: {n}" for reason, n in bad.reasons.items())
-        text = (
-            f"{share(bad.share)} of the samples are unreadable ({reasons}), more than data.max_bad={cfg.max_bad:g}, "
-            f"so that a run would stop; `clipkit data index {fact.shards} --verify decode` leaves out broken pictures"
-        )
-        yield "unreadable", text
-    elif bad.share:
-        yield "unreadable", f"{share(bad.share)} of the samples are unreadable; others of their shard would stand in"
+        text = f"{share(bad.share)} of the samples are unreadable ({reasons}), others of their shard would stand in;"
+        yield "unreadable", f"{text} `clipkit data index {fact.shards} --verify decode` leaves out broken pictures"
     lost = {reason: n for reason, n in fact.left_out.items() if reason != "not selected"}
     if sum(lost.values()) > cfg.max_bad * (sum(lost.values()) + fact.samples):
         told = ", ".join(f"{reason}: {n}" for reason, n in lost.items())

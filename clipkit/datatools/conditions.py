@@ -77,7 +77,12 @@ class Samples:
 
         try:
             yield
-        except (duckdb.ProgrammingError, duckdb.DataError, duckdb.NotSupportedError, duckdb.PermissionException) as error:
+        except (
+            duckdb.ProgrammingError,
+            duckdb.DataError,
+            duckdb.NotSupportedError,
+            duckdb.PermissionException,
+        ) as error:
             first = str(error).splitlines()[0].rstrip("!")
             fault = first.partition("Error: ")[2] or first
             raise UserError(f"{self._said(where)}: {fault}{self._there()}") from None
@@ -104,7 +109,9 @@ def need_duckdb() -> None:
     try:
         import duckdb  # noqa: F401
     except ImportError:
-        raise UserError("conditions and statistics are computed by duckdb; type: pip install 'clipkit[curate]'") from None
+        raise UserError(
+            "conditions and statistics are computed by duckdb; type: pip install 'clipkit[curate]'"
+        ) from None
 
 
 @contextmanager
@@ -122,7 +129,7 @@ def open_samples(
     import pyarrow.dataset as dataset
 
     with tempfile.TemporaryDirectory(prefix="clipkit-") as spill:
-        config = {
+        config: dict[str, Any] = {
             "enable_external_access": "false", "python_enable_replacements": "false",
             "autoinstall_known_extensions": "false", "autoload_known_extensions": "false",
             "temp_directory": spill, "lock_configuration": "true",

@@ -1,5 +1,6 @@
 """Embeddings of a set's samples by their flat numbers: from a model, or from a folder that `clipkit embed` wrote."""
 
+import os
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -43,36 +44,30 @@ class ByModel:
 
     def images(self, numbers: np.ndarray) -> Iterator[Rows]:
         """As Embedded says."""
-        for first in range(0, len(numbers), PART):
-            good, rows, lost = [], [np.empty((0, self.width), np.float32)], Counter()
-            part = numbers[first : first + PART].tolist()
-            for some, embedded, bad in models.embed_images(self.model, self.source, part, workers=self.workers):
-                good += some
-                rows.append(embedded.numpy())
-                lost.update(bad.values())
-            yield np.array(good, np.int64), np.concatenate(rows), dict(lost)
+        for good, rows, bad in models.embed_images(self.model, self.source, numbers.tolist(), workers=self.workers):
+            yield (
+                np.array(good, np.int64),
+                rows.numpy(),
+                dict(Counter(f"unreadable: {reason}" for reason in bad.values())),
+            )
 
     def scores(self, numbers: np.ndarray) -> Iterator[Scores]:
         """As Embedded says."""
-        for first in range(0, len(numbers), PART):
-            captions, lost = self._captions(numbers[first : first + PART].tolist())
-            with_text = np.array(list(captions), np.int64)
-            for good, rows, bad in self.images(with_text):
-                lost.update(bad)
-                texts = models.embed_texts(self.model, [captions[number] for number in good.tolist()]).numpy()
-                yield good, (rows.astype(np.float64) * texts).sum(1), {}
-            yield np.empty(0, np.int64), np.empty(0), dict(lost)
+        for part, rows, bad in self.images(numbers):
+            lost = Counter(bad)
+            captions = [self._caption(number, lost) for number in part.tolist()]
+            worded = np.array([text is not None for text in captions], bool)
+            texts = models.embed_texts(self.model, [text for text in captions if text is not None]).numpy()
+            yield part[worded], (rows[worded].astype(np.float64) * texts).sum(1), dict(lost)
 
-    def _captions(self, numbers: list[int]) -> tuple[dict[int, str], Counter[str]]:
-        """({number: its first caption}, what has none by reason)."""
+    def _caption(self, number: int, lost: Counter[str]) -> str | None:
+        """The first caption of a sample; None, and counted, where there is none."""
         assert isinstance(self.source, Shards), "plain files are compared by their pictures alone"
-        found, lost = {}, Counter()
-        for number in numbers:
-            try:
-                found[number] = caption_of(self.source, *self.source.place(number), self.caption)[0]
-            except (ValueError, OSError) as error:
-                lost[reason_of(error)] += 1
-        return found, lost
+        try:
+            return caption_of(self.source, *self.source.place(number), self.caption)[0]
+        except (ValueError, OSError) as error:
+            lost[f"no caption: {reason_of(error)}"] += 1
+            return None
 
 
 class ByFolder:
@@ -147,10 +142,16 @@ class ByFolder:
         return out
 
 
-def whole_folder(folder: str) -> tuple[dict[str, Any], Iterator[np.ndarray]]:
-    """(what a vectors folder says of itself, all of its pictures' embeddings part by part, float32)."""
+def whole_folder(folder: str) -> tuple[dict[str, Any], np.ndarray]:
+    """(what a vectors folder says of itself, the embeddings [n, D] of all its pictures).
+
+    Raises: UserError when it is none, or has none.
+    """
     about = vectors.about(Path(folder))
-    return about, (np.asarray(part, np.float32) for part in vectors.parts(Path(folder), "img_emb"))
+    parts = list(vectors.parts(Path(folder), "img_emb"))
+    if not sum(map(len, parts)):
+        raise UserError(f"{folder}: img_emb/ holds no embeddings; embed again")
+    return about, np.concatenate(parts)
 
 
 def _unit(rows: np.ndarray) -> np.ndarray:
@@ -175,9 +176,11 @@ def _match(folder: Path, records: Any, source: Shards) -> np.ndarray:
         if rows is None:
             continue
         begins, lengths = source.files.kept(shard).spans["image"]
-        sorted_by = np.argsort(begins, kind="stable")
-        place = sorted_by[np.minimum(np.searchsorted(begins[sorted_by], offsets[rows]), len(begins) - 1)]
-        same = (begins[place] == offsets[rows]) & (lengths[place] == sizes[rows])
+        by_place = np.argsort(begins, kind="stable")
+        found = np.searchsorted(begins[by_place], offsets[rows])
+        place = by_place[np.minimum(found, len(begins) - 1)] if len(begins) else np.full(len(rows), -1)
+        same = place >= 0
+        same[same] = (begins[place[same]] == offsets[rows][same]) & (lengths[place[same]] == sizes[rows][same])
         if not same.all():
             raise UserError(f"{folder}: {int((~same).sum())} pictures of {name} lie elsewhere now; embed again")
         seen = place < source.counts[shard]
@@ -186,15 +189,11 @@ def _match(folder: Path, records: Any, source: Shards) -> np.ndarray:
 
 
 def loader_workers(workers: int | None) -> int:
-    """Processes that decode pictures for a model on `workers` or all cores."""
-    import os
-
+    """Processes that decode pictures for a model, where `workers` may leave their number to us."""
     return max(1, min(8, (os.cpu_count() or 1) // 2)) if workers is None else workers
 
 
-def open_embedded(
-    source: Shards, model: str | None, folder: str | None, caption: str, workers: int | None
-) -> Embedded:
+def open_embedded(source: Shards, model: str | None, folder: str | None, caption: str, workers: int | None) -> Embedded:
     """The embeddings of a source opened without a selection, by whichever of a model and a vectors folder is given.
 
     Raises: UserError when neither or both are, or they are not to be had.

@@ -7,11 +7,11 @@ from typing import Any
 import numpy as np
 
 from clipkit.datatools.conditions import need_duckdb, open_samples
-from clipkit.datatools.metadata import SCORE, chosen, columns, refuse_existing, table_of
-from clipkit.datatools.rows import drop, unreadable
+from clipkit.datatools.kept import drop_unreadable, placed, refuse_existing, write_kept
+from clipkit.datatools.metadata import SCORE, chosen, table_of
 from clipkit.errors import UserError
 from clipkit.log import Progress
-from clipkit.shards import Shards, write_selection
+from clipkit.shards import Shards
 
 
 def filter(
@@ -50,7 +50,7 @@ def filter(
             samples.check(where)
             uses_score = samples.uses_score(where)
     dropped: Counter[str] = Counter()
-    numbers = drop(numbers, unreadable(path, "problem"), dropped)
+    numbers = drop_unreadable(path, numbers, dropped)
     if where and not uses_score:
         numbers = _where(path, numbers, where, None, dropped)
     found = None
@@ -61,14 +61,14 @@ def filter(
         numbers = _where(path, numbers, where, found, dropped)
     if found is not None:
         numbers = _best(numbers, found, min_score, top, dropped)
+    if scores and found is not None:  # first: what took hours is not lost where nothing is kept
+        _write_scores(held, found, scores)
     made_by = {
-        "command": "filter", "source": source, "where": where, "model": model, "vectors": vectors,
-        "min_score": min_score, "top": top, "caption": caption, "select": select,
+        "command": "filter", "where": where, "model": model, "vectors": vectors, "min_score": min_score, "top": top,
+        "caption": caption, "select": select,
     }  # fmt: skip
-    return finish(held, start, numbers, out, dropped, made_by) | {
-        "table": str(path),
-        "scores": _write_scores(held, found, scores) if scores and found is not None else None,
-    }
+    facts = write_kept(held, start, numbers, out, dropped, made_by)
+    return {**facts, "scores": scores, "table": str(path)}
 
 
 def _check(
@@ -120,8 +120,7 @@ def _score(
         for some, scores, lost in embedded.scores(numbers):
             found.append(some)
             values.append(scores)
-            for reason, count in lost.items():
-                dropped[f"no score: {reason}"] += count
+            dropped.update(lost)
             done += len(some) + sum(lost.values())
             bar.update(done)
     return np.concatenate(found), np.concatenate(values)
@@ -143,28 +142,17 @@ def _best(
     return numbers
 
 
-def _write_scores(held: Shards, found: tuple[np.ndarray, np.ndarray], out: str) -> str:
+def _write_scores(held: Shards, found: tuple[np.ndarray, np.ndarray], out: str) -> None:
     """Write number, shard, key and score of what was scored."""
-    import os
-
     import pyarrow as pa
     import pyarrow.parquet as pq
 
     places = [held.place(number) for number in found[0].tolist()]
-    table = pa.table(
-        {
-            "number": found[0],
-            "shard": pa.array([held.names[shard] for shard, _ in places], pa.string()),
-            "key": pa.array([held.key(*place) for place in places], pa.string()),
-            SCORE: found[1],
-        }
-    )
-    path = Path(out)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        pq.write_table(table, temporary)
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
-    return out
+    columns = {
+        "number": found[0],
+        "shard": pa.array([held.names[shard] for shard, _ in places], pa.string()),
+        "key": pa.array([held.key(*place) for place in places], pa.string()),
+        SCORE: found[1],
+    }
+    with placed(Path(out)) as path:
+        pq.write_table(pa.table(columns), path)

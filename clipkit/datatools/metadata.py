@@ -51,18 +51,6 @@ def table_of(source: Shards, caption: str = "txt", workers: int | None = None) -
     return path
 
 
-def columns(path: Path, *names: str) -> list[np.ndarray]:
-    """Columns of a table, [n] each: numbers as float64 with NaN for null, anything else as objects with None."""
-    import pyarrow.parquet as pq
-    import pyarrow.types as types
-
-    table = pq.read_table(path, columns=list(names))
-    found = [table.column(name) for name in names]
-    return [
-        np.array(column.to_pylist(), float if types.is_integer(column.type) else object) for column in found
-    ]  # fmt: skip
-
-
 def starts(source: Shards) -> np.ndarray:
     """The flat number of each shard's first sample, and behind them the number of samples."""
     return np.concatenate([[0], np.cumsum(source.counts)]).astype(np.int64)
@@ -86,13 +74,6 @@ def chosen(source: Shards, select: str | None) -> np.ndarray:
     return numbers
 
 
-def refuse_existing(*paths: str | None) -> None:
-    """Raises: UserError when something lies where a file is to be written."""
-    for path in paths:
-        if path and Path(path).exists():
-            raise UserError(f"{path}: already exists and is left as it is; remove it, or give another name")
-
-
 def _place(source: Shards, caption: str) -> Path:
     """Where the table of these very shards lies: other shards may have the same names and counts."""
     facts: list[Any] = [VERSION, caption]
@@ -105,13 +86,13 @@ def _place(source: Shards, caption: str) -> Path:
 
 
 def _build(source: Shards, caption: str, path: Path, workers: int) -> None:
-    """Make the table; the lock of its name is held, so that whatever lies there of an earlier one was left by a kill."""
+    """Make the table; the lock of its name is held, so that what lies there of an earlier one was left by a kill."""
     work = path.with_name(f".{path.name}.work")
     shutil.rmtree(work, ignore_errors=True)
     work.mkdir()
     try:
         parts: list[Part] = []
-        with Progress("look at samples", len(source), hush_s=3.0) as bar:
+        with Progress("samples", len(source), hush_s=3.0) as bar:
             done = 0
             for part in read_parts(source, caption, work, workers):
                 parts.append(part)
@@ -146,7 +127,8 @@ def _merge(parts: list[Part], path: Path, about: dict[str, Any]) -> int:
             kinds[name] = unify(kinds.get(name, "null"), kind)
     most = sorted(seen, key=lambda name: (-seen[name], name))[:MOST_KEYS]
     if beyond := max([len(seen) - len(most), *(part.beyond for part in parts)]):
-        say(f"{about['source']}: {beyond} or more of the keys in .json files are no columns, which the {MOST_KEYS} most frequent are")
+        what = f"{beyond} or more of the keys in .json files are no columns; the {MOST_KEYS} most frequent are"
+        say(f"{about['source']}: {what}")
     called = column_names(most)
     fields = [(name, getattr(pa, kind)()) for name, kind in OURS.items()]
     fields += [(called[name], pa.type_for_alias(TYPES[kinds[name]])) for name in called]
@@ -164,10 +146,11 @@ def _merge(parts: list[Part], path: Path, about: dict[str, Any]) -> int:
 
 def column_names(keys: Iterable[str]) -> dict[str, str]:
     """{key of the `.json` files: name of its column}; names differ in more than their case, as SQL asks."""
-    taken, called = {*OURS, SCORE}, {}
+    ours, called = {*OURS, SCORE}, {}
+    taken = set(ours)
     for key in sorted(keys):
         name = key.replace(SUB, "_") or "json_"
-        name = f"json_{name}" if name.lower() in taken else name
+        name = f"json_{name}" if name.lower() in ours else name
         number, free = 2, name
         while free.lower() in taken:
             free, number = f"{name}_{number}", number + 1

@@ -75,14 +75,14 @@ def read_parts(source: Shards, caption: str, folder: Path, workers: int) -> Iter
         pool.shutdown(wait=True, cancel_futures=True)
 
 
-_held: list[Any] = []
+_held: list[tuple[Shards, str, Path]] = []
 
 
-def _begin(*held: Any) -> None:
+def _begin(source: Shards, caption: str, folder: Path) -> None:
     """Make this process ready to read; it ends when its parent does, and leaves Ctrl-C to that."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     threading.Thread(target=_end_with_parent, daemon=True).start()
-    _held[:] = held
+    _held.append((source, caption, folder))
 
 
 def _end_with_parent() -> None:
@@ -93,7 +93,7 @@ def _end_with_parent() -> None:
 
 
 def _work(span: tuple[int, int]) -> Part:
-    return _make(*_held, *span)
+    return _make(*_held[-1], *span)
 
 
 def _make(source: Shards, caption: str, folder: Path, first: int, stop: int) -> Part:

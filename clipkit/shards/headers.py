@@ -40,7 +40,7 @@ class Walk:
         self.handle, self.size = handle, os.fstat(handle).st_size
         self.lost: Counter[str] = Counter()
         self.at = 0  # where the next header should be
-        self.body = 0  # where the bytes that belong to the last header begin
+        self.body, self.end = 0, 0  # where the bytes that belong to the last header begin and end
         self.zeros = 0  # blocks of zeros that were just passed
         self.closed = False  # are there zeros here, or is it told why not?
         self.held: tuple[bytes, int, int] | None = None  # the last file; the header behind it proves its size
@@ -84,7 +84,7 @@ class Walk:
             return
         self.zeros = 0
         found = self._search(self.body)
-        if found < self.at:
+        if found < self.end:
             self.held = None
             self.lost["bad size"] += 1
         else:
@@ -101,8 +101,10 @@ class Walk:
         if self.body + length > self.size:
             self._forget()
             self.at, self.closed = self._search(self.body), True
+            self.end = self.body
             self.lost["truncated" if self.at == self.size else "bad size"] += 1
             return
+        self.end = self.body + length
         self.at = self.body + -(-length // BLOCK) * BLOCK
         if kind == b"L":
             name = self._read(self.body, min(length, LONGEST_NAME + 2)).partition(b"\0")[0]

@@ -65,7 +65,9 @@ def catalog(folder: Path) -> list[dict]:
     try:
         entries = [json.loads(line) for line in (folder / CATALOG).read_text(encoding="utf-8").splitlines()]
         names = [str(entry["name"]) for entry in entries]
-    except (ValueError, KeyError, TypeError) as error:
+        if not names or min(int(entry["samples"]) for entry in entries) < 0:
+            raise ValueError("no shards" if not names else "a shard of less than no samples")
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
         what = f"{folder / CATALOG}: damaged ({error})"
         raise UserError(f"{what}; `clipkit data index SRC --out` makes it again") from None
     if any(name.startswith("pipe:") for name in names):
@@ -77,7 +79,7 @@ def short(names: list[str]) -> list[str]:
     """The names without the folders that all of them share: what a shard is called wherever the set may lie."""
     parts = [name.split("/") for name in names]
     shared = 0
-    least = min(len(part) for part in parts) - 1
+    least = min((len(part) for part in parts), default=1) - 1
     while shared < least and len({part[shared] for part in parts}) == 1:
         shared += 1
     return ["/".join(part[shared:]) for part in parts]

@@ -9,7 +9,7 @@ open_clip's side runs in the peer's environment: what only clipkit has is import
 import json
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from dataclasses import asdict, dataclass
 from multiprocessing import active_children
 from pathlib import Path
@@ -29,7 +29,7 @@ def clipkit_tokenizer() -> Any:
     return models.create(models.Settings(arch="small")).tokenizer
 
 
-def clipkit_batches(folder: Path, workers: int, batch: int) -> Iterator[int]:
+def clipkit_batches(folder: Path, workers: int, batch: int) -> Generator[int, None, None]:
     """The sizes of the batches that training would get from these shards."""
     from clipkit.data import Settings, open_stream
     from clipkit.types import Preprocess
@@ -42,7 +42,7 @@ def clipkit_batches(folder: Path, workers: int, batch: int) -> Iterator[int]:
         yield len(made)
 
 
-def open_clip_batches(folder: Path, workers: int, batch: int) -> Iterator[int]:
+def open_clip_batches(folder: Path, workers: int, batch: int) -> Generator[int, None, None]:
     """The sizes of the batches that open_clip_train would get from these shards."""
     import open_clip
     from open_clip_train import data
@@ -85,7 +85,7 @@ class Filled(torch.utils.data.Dataset):
         return Batch(shared_uint8(shape).fill_(7), text, rows, [f"{row:09d}" for row in range(BATCH)])
 
 
-def handed_over(floats: bool) -> Iterator[int]:
+def handed_over(floats: bool) -> Generator[int, None, None]:
     """The sizes of batches that a worker only fills and the main process reads one byte a page of."""
     loader = DataLoader(Filled(floats), sampler=range(1 << 20), batch_size=None, num_workers=1, prefetch_factor=4)  # type: ignore
     for made in loader:
@@ -135,15 +135,16 @@ def _rss_mb(pid: int) -> float:
     return next(int(line.split()[1]) / 1024 for line in lines if line.startswith("VmRSS"))
 
 
-def serve(batches: Iterator[int], warm: int) -> None:
+def serve(batches: Generator[int, None, None], warm: int) -> None:
     """After `warm` batches, for each number that comes in as a line: take so many, and answer with what they cost."""
     taken(batches, warm)
     print("ready", flush=True)
     for line in sys.stdin:
         print(json.dumps(asdict(taken(batches, int(line)))), flush=True)
+    batches.close()  # while the workers can still be told to stop
 
 
-SIDES: dict[str, Callable[[Path, int, int], Iterator[int]]] = {
+SIDES: dict[str, Callable[[Path, int, int], Generator[int, None, None]]] = {
     "clipkit": clipkit_batches,
     "open_clip": open_clip_batches,
     "bytes": lambda folder, workers, batch: handed_over(False),

@@ -134,7 +134,7 @@ def test_no_steps_give_no_batches(shards: Path) -> None:
     assert [len(batch) for batch in stream(shards, batch=1).batches(0, 2)] == [1, 1]
 
 
-def test_a_selection_leaves_its_samples_alone_and_changes_no_pixel_of_them(shards: Path, tmp_path: Path) -> None:
+def test_a_selection_is_all_that_is_trained_on(shards: Path, tmp_path: Path) -> None:
     kept = [0, 3, 7, 8, 9, 18, 19, 24]
     write_selection(Shards(str(shards)), torch.tensor(kept).numpy(), tmp_path / "kept.parquet", {})
     change: dict[str, Any] = {"select": str(tmp_path / "kept.parquet"), "batch": len(kept)}

@@ -1,7 +1,7 @@
 """A corpus of damaged, hostile and odd shards, each with what must come out of it, counted.
 
-`python -m tests.shards.damage OUT` writes them with a manifest.json; the kinds are in three modules beside this one:
-damaged_tars.py, damaged_captions.py and damaged_pictures.py.
+`python -m tests.shards.damage OUT` writes them with a manifest.json; the kinds are in four modules beside this one:
+damaged_tars.py, odd_tars.py, damaged_captions.py and damaged_pictures.py.
 """
 
 import dataclasses
@@ -70,9 +70,9 @@ def tar(members: Iterable[tuple[str, bytes]], form: int = tarfile.GNU_FORMAT) ->
 
 def recipes() -> dict[str, Recipe]:
     """Every kind by its name."""
-    from tests.shards import damaged_captions, damaged_pictures, damaged_tars
+    from tests.shards import damaged_captions, damaged_pictures, odd_tars
 
-    out = dict(damaged_tars.KINDS)
+    out = dict(odd_tars.KINDS)
     for name, (caption, members, reason) in damaged_captions.all_captions().items():
         out[name] = _beside_good(name, members, reason, caption)
     for name, (data, reason) in damaged_pictures.all_pictures().items():

@@ -6,6 +6,8 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from clipkit import images
 from clipkit.errors import UserError
@@ -13,7 +15,7 @@ from clipkit.shards import Shards, caption_of, members_for
 from clipkit.shards.tar import MEMBERS, scan
 from clipkit.types import Preprocess
 from tests.shards import damage
-from tests.shards.damage import Kind
+from tests.shards.damage import Kind, good
 
 SHAPE = Preprocess(32, (0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
 NAMES = list(damage.recipes())
@@ -84,3 +86,51 @@ def test_every_reason_is_short_and_there_is_a_kind_for_each() -> None:
 def test_what_a_broken_shard_says_names_the_reason(kinds: dict[str, Kind]) -> None:
     with pytest.raises(UserError, match=r"is_gzip\.tar: no sample has image and txt; .*left out: gzip, not tar: 1"):
         Shards(str(kinds["is_gzip"].path), members_for("txt"))
+
+
+# What is found behind a place where bytes are missing or too many
+
+KEYS = [f"s{i}" for i in range(8)]
+WHOLE = damage.tar(good(*KEYS))
+STARTS = [WHOLE.index(f"{key}.jpg".encode()) for key in KEYS]
+ENDS = [*STARTS[1:], WHOLE.index(b"s7.txt") + 1024]
+
+
+def pairs(path: Path, data: bytes) -> dict[str, tuple[bytes, bytes]]:
+    """{key: (picture, caption)} of the samples that a scan finds."""
+    path.write_bytes(data)
+    index = scan(path)
+    return {
+        key.decode(): (data[at : at + size], data[text : text + length])
+        for key, ((at, size), (text, length)) in zip(index.keys, index.places[:, :2].tolist(), strict=True)
+    }
+
+
+@settings(max_examples=100)
+@given(place=st.integers(0, ENDS[-1] - 1), length=st.integers(1, 2000), missing=st.booleans())
+def test_bytes_put_in_or_taken_out_cost_only_the_samples_they_touch(
+    tmp_path_factory: pytest.TempPathFactory, place: int, length: int, missing: bool
+) -> None:
+    path = tmp_path_factory.mktemp("bytes") / "x.tar"
+    whole = pairs(path, WHOLE)
+    end = min(place + length, ENDS[-1]) if missing else place
+    found = pairs(path, WHOLE[:place] + (b"" if missing else b"rubble " * 300)[:length] + WHOLE[end:])
+    for key, start, stop in zip(KEYS, STARTS, ENDS, strict=True):
+        if stop <= place or start >= end:
+            assert found.get(key) == whole[key], f"{key} lies outside of what changed"
+
+
+def test_one_long_name_costs_no_room_for_the_others(tmp_path: Path) -> None:
+    path = tmp_path / "x.tar"
+    path.write_bytes(damage.tar([("n" * 4000 + ".jpg", b"x"), *((f"{i}.jpg", b"x") for i in range(100))]))
+    index = scan(path)
+    assert len(index) == 101 and index.keys.nbytes <= 101 * 8
+    path.write_bytes(damage.tar([("n" * 5000 + ".jpg", b"x")]))
+    assert scan(path).lost == {"bad name": 1}
+
+
+def test_of_many_suffixes_some_are_told(tmp_path: Path) -> None:
+    path = tmp_path / "x.tar"
+    path.write_bytes(damage.tar((f"www.site{i}.org.jpg", b"x") for i in range(300)))
+    index = scan(path)
+    assert len(index.suffixes) == 100 and index.lost == {"no image": 1}

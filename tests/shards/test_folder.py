@@ -1,11 +1,12 @@
 """Pictures that lie as files, the choice between them and shards, and bytes read by their place."""
 
+import json
 from pathlib import Path
 
 import pytest
 
 from clipkit.errors import StorageError, UserError
-from clipkit.shards import Folder, Shards, open_source, read_span
+from clipkit.shards import Folder, Shards, open_source, read_span, record
 from tests.samples import encoded, shape
 
 
@@ -25,27 +26,35 @@ def pictures(tmp_path: Path) -> Path:
 def test_the_pictures_of_a_folder_come_sorted_with_their_captions(pictures: Path) -> None:
     source = open_source(str(pictures))
     assert isinstance(source, Folder) and len(source) == 3
-    records = [source.record(i) for i in range(3)]
-    assert [(record["key"], record["caption"]) for record in records] == [
+    records = [record(source, i) for i in range(3)]
+    assert [(one["key"], one["caption"]) for one in records] == [
         ("c", "caf\ufffd"),
         ("b", "ein Bär"),
         ("d", ""),
     ]
-    for i, record in enumerate(records):
-        assert source.image(i) == read_span(record["shard"], record["offset"], record["size"])
+    for i, one in enumerate(records):
+        assert source.image(i) == read_span(one["shard"], one["offset"], one["size"])
 
 
 def test_a_source_is_shards_pictures_or_one_picture(pictures: Path, shards: Path) -> None:
     for name in (str(shards), f"{shards}/000.tar", f"{shards}/00*.tar", f"{shards}/{{000,001}}.tar"):
         assert isinstance(open_source(name), Shards)
     one = open_source(str(pictures / "b.JPG"))
-    assert isinstance(one, Folder) and one.record(0)["caption"] == "ein Bär"
+    assert isinstance(one, Folder) and record(one, 0)["caption"] == "ein Bär"
+
+
+def test_the_folder_of_an_index_is_its_shards(pictures: Path, shards: Path) -> None:
+    line = {"name": str(shards / "002.tar"), "bytes": 1, "samples": 1}
+    (pictures / "shards.jsonl").write_text(json.dumps(line))
+    source = open_source(str(pictures))
+    assert isinstance(source, Shards) and len(source) == 1 and record(source, 0)["key"] == "00019"
 
 
 def test_a_source_that_is_not_there_says_so(tmp_path: Path) -> None:
     with pytest.raises(UserError) as error:
         open_source(f"{tmp_path}/nope")
-    assert str(error.value) == f"{tmp_path}/nope: no such file or folder"
+    hint = "give a folder, a glob or a {000..012} pattern"
+    assert str(error.value) == f"{tmp_path}/nope: no such file or folder; {hint}"
     with pytest.raises(UserError) as error:
         open_source(str(tmp_path))
     wanted = "neither .tar shards nor pictures (jpg, jpeg, png, webp, bmp, gif) in this folder"

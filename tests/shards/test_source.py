@@ -1,4 +1,4 @@
-"""Shards as one sequence: which files a pattern names, which samples count, and what is read of them."""
+"""Shards as one sequence: which samples count, and what is read of them."""
 
 import gc
 import json
@@ -9,43 +9,17 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from clipkit.errors import UserError
-from clipkit.shards import Shards, caption_of, members_for, resolve
+from clipkit.shards import Shards, caption_of, record, write_selection
+from clipkit.shards.source import Wanted
 from tests.conftest import COUNTS
 from tests.samples import CLIPART, Trap, needs_clipart, sample, write_shard, write_tar
 
 PAIR = ("image", "txt")
-
-
-# Patterns
-
-
-def test_a_folder_a_glob_and_braces_name_the_same_shards(shards: Path) -> None:
-    wanted = [shards / f"{i:03d}.tar" for i in range(4)]
-    for pattern in (f"{shards}", f"{shards}/*.tar", f"{shards}/{{000..003}}.tar", f"{shards}/{{00[01],002,00[3]}}.tar"):
-        assert resolve(pattern) == wanted
-    assert resolve(f"{shards}/002.tar") == wanted[2:3]
-
-
-@pytest.mark.parametrize(
-    ("pattern", "message"),
-    [
-        ("empty", "empty: no .tar shards in this folder; give a folder, a glob or {000..012} pattern"),
-        ("{000..009}.tar", "{000..009}.tar: 6 of 10 shards are not there, the first is 004.tar"),
-        ("nope.tar", "nope.tar: 1 of 1 shards are not there, the first is nope.tar"),
-        ("x*.tar", "x*.tar: no shard matches; give a folder, a glob or a {000..012} pattern"),
-        ("{000..3.tar", "{000..3.tar: Unbalanced braces: '{000..3.tar'; write a brace pattern as {000..012}"),
-    ],
-)
-def test_a_pattern_that_names_nothing_says_so(
-    shards: Path, monkeypatch: pytest.MonkeyPatch, pattern: str, message: str
-) -> None:
-    monkeypatch.chdir(shards)
-    (shards / "empty").mkdir(exist_ok=True)
-    with pytest.raises(UserError) as error:
-        resolve(pattern)
-    assert str(error.value) == message
+EITHER = ("image", ("txt", "json"))
 
 
 # Samples
@@ -56,7 +30,8 @@ def test_every_sample_is_read_back_as_it_was_written(shards: Path) -> None:
     assert source.counts.tolist() == list(COUNTS) and len(source) == sum(COUNTS) and source.lost == {}
     for number in range(len(source)):
         wanted, (shard, row) = sample(number), source.place(number)
-        assert source.key(shard, row) == wanted["__key__"]
+        assert source.key(shard, row) == wanted["__key__"] and source.indexed(shard, row) == row
+        assert source.name(number) == f"{shards}/{shard:03d}.tar key {number:05d}" == source.said(shard, row)
         assert source.image(number) == source.read(shard, row, "image") == wanted["jpg"]
         assert source.read(shard, row, "json") == wanted["json"]
         assert caption_of(source, shard, row, "txt") == [wanted["txt"].decode()]
@@ -69,8 +44,32 @@ def test_a_sample_without_a_wanted_member_is_left_out_and_counted(tmp_path: Path
     write_tar(tmp_path / "a.tar", members)
     source = Shards(str(tmp_path), PAIR)
     assert [source.key(*source.place(i)) for i in range(len(source))] == ["0", "5"]
-    assert source.lost == {"no txt": 3, "no image": 2}
-    assert len(Shards(str(tmp_path))) == 4
+    assert source.lost == {"no txt": 2, "no image": 1, "empty image": 1}
+    assert source.told_lost() == "; left out: empty image: 1, no image: 1, no txt: 2"
+    assert [source.indexed(0, row) for row in (0, 1)] == [0, 3]
+    whole = Shards(str(tmp_path))
+    assert len(whole) == 4 and whole.lost == {"no image": 1, "empty image": 1}
+
+
+def test_of_a_group_of_members_one_is_enough(tmp_path: Path) -> None:
+    members = [("0.jpg", b"p"), ("0.txt", b"c"), ("1.jpg", b"p"), ("1.json", b"{}"), ("2.jpg", b"p"), ("2.txt", b"")]
+    write_tar(tmp_path / "a.tar", [*members, ("3.jpg", b"p"), ("3.txt", b"c"), ("3.json", b"{}")])
+    source = Shards(str(tmp_path), EITHER)
+    assert [source.key(*source.place(i)) for i in range(len(source))] == ["0", "1", "3"]
+    assert source.lost == {"no txt or json": 1}
+    assert len(Shards(str(tmp_path), PAIR)) == len(Shards(str(tmp_path), ("image", "json"))) == 2
+
+
+@given(counts=st.lists(st.integers(0, 4), min_size=1, max_size=6).filter(any))
+@settings(max_examples=25)
+def test_flat_numbers_and_places_are_one_to_one(tmp_path_factory: pytest.TempPathFactory, counts: list[int]) -> None:
+    folder = tmp_path_factory.mktemp("places")
+    for i, count in enumerate(counts):
+        write_tar(folder / f"{i}.tar", [(f"{i}-{row}.jpg", b"p") for row in range(count)])
+    source = Shards(str(folder))
+    wanted = [(shard, row) for shard, count in enumerate(counts) for row in range(count)]
+    assert [source.place(number) for number in range(len(source))] == wanted
+    assert [source.key(*place) for place in wanted] == [f"{shard}-{row}" for shard, row in wanted]
 
 
 def test_shards_without_samples_lie_between_others(tmp_path: Path) -> None:
@@ -85,11 +84,12 @@ def test_shards_without_samples_lie_between_others(tmp_path: Path) -> None:
     ("wanted", "message"),
     [
         (PAIR, "{}: no sample has image and txt; the members that are there: jpg, png.seg; "),
+        (EITHER, "{}: no sample has image and txt or json; the members that are there: jpg, png.seg; "),
         (("image", "cls"), "{}: no sample has image and cls; the members that are there: jpg, png.seg; "),
     ],
 )
 def test_where_no_sample_is_left_the_members_that_are_there_are_named(
-    tmp_path: Path, wanted: tuple[str, str], message: str
+    tmp_path: Path, wanted: Wanted, message: str
 ) -> None:
     write_tar(tmp_path / "a.tar", [("0.jpg", b"p"), ("0.png.seg", b"s")])
     with pytest.raises(UserError) as error:
@@ -99,84 +99,42 @@ def test_where_no_sample_is_left_the_members_that_are_there_are_named(
 
 def test_an_empty_shard_says_that_it_holds_no_members(tmp_path: Path) -> None:
     write_tar(tmp_path / "a.tar", [])
-    with pytest.raises(UserError, match="the members that are there: none;"):
+    with pytest.raises(UserError, match="the members that are there: none; data.caption"):
+        Shards(str(tmp_path))
+    (tmp_path / "a.tar").write_bytes(b"")
+    with pytest.raises(UserError, match="the members that are there: none; left out: empty file: 1; data.caption"):
         Shards(str(tmp_path))
 
 
-def test_the_fingerprint_changes_with_names_and_counts_alone(tmp_path: Path) -> None:
-    def fingerprint(*shards: tuple[str, int]) -> str:
+def test_the_fingerprint_changes_with_names_counts_and_the_selection_alone(tmp_path: Path) -> None:
+    def opened(*shards: tuple[str, int], select: str | None = None) -> Shards:
         folder = tmp_path / "-".join(f"{name}{count}" for name, count in shards)
         folder.mkdir(exist_ok=True)
         for name, count in shards:
             write_shard(folder / name, map(sample, range(count)))
-        return Shards(str(folder)).fingerprint
+        return Shards(str(folder), select=select)
 
-    base = fingerprint(("a.tar", 2), ("b.tar", 1))
-    assert fingerprint(("a.tar", 2), ("b.tar", 1)) == base
-    assert len({base, fingerprint(("a.tar", 1), ("b.tar", 2)), fingerprint(("a.tar", 2), ("c.tar", 1))}) == 3
+    base = opened(("a.tar", 2), ("b.tar", 1))
+    assert opened(("a.tar", 2), ("b.tar", 1)).fingerprint == base.fingerprint
+    others = {opened(("a.tar", 1), ("b.tar", 2)).fingerprint, opened(("a.tar", 2), ("c.tar", 1)).fingerprint}
+    for name, numbers in (("one", [0, 2]), ("two", [1, 2]), ("all", [0, 1, 2])):
+        write_selection(base, np.array(numbers), tmp_path / name, {})
+        others.add(opened(("a.tar", 2), ("b.tar", 1), select=str(tmp_path / name)).fingerprint)
+    assert len(others - {base.fingerprint}) == 5
 
 
 def test_a_record_tells_where_the_picture_lies(shards: Path) -> None:
-    source = Shards(str(shards))
-    record = source.record(8, "json:texts")
-    with open(record["shard"], "rb") as file:
-        file.seek(record["offset"])
-        assert file.read(record["size"]) == sample(8)["jpg"]
-    assert record["key"] == "00008" and record["caption"] == json.loads(sample(8)["json"])["texts"][0]
+    told = record(Shards(str(shards)), 8, "json:texts")
+    with open(told["shard"], "rb") as file:
+        file.seek(told["offset"])
+        assert file.read(told["size"]) == sample(8)["jpg"]
+    assert told["key"] == "00008" and told["caption"] == json.loads(sample(8)["json"])["texts"][0]
 
 
 @pytest.mark.parametrize("members", [{"txt": b" \n"}, {"txt": b"\xff\xfe"}, {"txt": b""}])
 def test_a_record_without_a_usable_caption_has_an_empty_one(tmp_path: Path, members: dict[str, bytes]) -> None:
     write_shard(tmp_path / "a.tar", [sample(0, **members)])
-    assert Shards(str(tmp_path)).record(0)["caption"] == ""
-
-
-# Captions
-
-
-@pytest.mark.parametrize("caption", ["", "TXT", "json", "json:", "caption"])
-def test_a_caption_setting_is_txt_or_a_json_key(caption: str) -> None:
-    with pytest.raises(UserError) as error:
-        members_for(caption)
-    assert str(error.value) == f"caption: 'txt' or 'json:KEY' is needed, got '{caption}'"
-    assert members_for("txt") == ("image", "txt") and members_for("json:a") == ("image", "json")
-
-
-def captions(folder: Path, members: dict[str, bytes], caption: str) -> list[str]:
-    write_shard(folder / "a.tar", [sample(0, **members)])
-    return caption_of(Shards(str(folder)), 0, 0, caption)
-
-
-@pytest.mark.parametrize(
-    ("text", "wanted"),
-    [('" a "', ["a"]), ('["a", " ", "b ", 3, null, [], ""]', ["a", "b"]), ('["\\ud83d\\ude00"]', ["😀"])],
-)
-def test_captions_come_stripped_from_a_text_or_a_list(tmp_path: Path, text: str, wanted: list[str]) -> None:
-    assert captions(tmp_path, {"json": b'{"k": %s}' % text.encode()}, "json:k") == wanted
-
-
-@pytest.mark.parametrize(
-    ("members", "caption", "reason"),
-    [
-        ({"txt": b" \n\t"}, "txt", "empty caption"),
-        ({"txt": "Käse".encode("latin-1")}, "txt", "'utf-8' codec"),
-        ({"json": b'{"other": "x"}'}, "json:k", "empty caption"),
-        ({"json": b'{"k": null}'}, "json:k", "empty caption"),
-        ({"json": b'{"k": []}'}, "json:k", "empty caption"),
-        ({"json": b'{"k": 3}'}, "json:k", "empty caption"),
-        ({"json": b'{"k": "\\ud83d"}'}, "json:k", "empty caption"),  # half a surrogate pair: no text
-        ({"json": b'["k"]'}, "json:k", "empty caption"),
-        ({"json": b"null"}, "json:k", "empty caption"),
-        ({"json": b"{"}, "json:k", "broken json"),
-        ({"json": b"[" * 100_000}, "json:k", "broken json"),
-        ({"json": b'{"k": "\xff"}'}, "json:k", "broken json"),
-    ],
-)
-def test_an_unusable_caption_is_a_value_error(
-    tmp_path: Path, members: dict[str, bytes], caption: str, reason: str
-) -> None:
-    with pytest.raises(ValueError, match=reason):
-        captions(tmp_path, members, caption)
+    assert record(Shards(str(tmp_path)), 0)["caption"] == ""
 
 
 # Files
@@ -186,6 +144,10 @@ def test_a_member_that_is_not_there_is_a_value_error_and_a_cut_file_an_os_error(
     path = write_shard(tmp_path / "a.tar", map(sample, range(2)))
     source = Shards(str(tmp_path))
     assert source.span(0, 0, "cls") == (-1, -1)
+    source.soon(np.array([0, 0, 0]), np.array([0, 1, 99]))  # what is not there is met when it is read
+    with pytest.raises(ValueError, match="^fewer samples than claimed$"):
+        source.read(0, 2, "image")
+    assert source.key(0, 2) == "number 2"
     with pytest.raises(ValueError, match="^no cls$"):
         source.read(0, 0, "cls")
     os.truncate(path, source.span(0, 1, "image")[0] + 1)
@@ -218,7 +180,7 @@ def test_pickled_members_are_never_unpickled(tmp_path: Path) -> None:
     write_shard(tmp_path / "a.tar", [sample(i, **odd) for i in range(3)])
     source = Shards(str(tmp_path), PAIR)
     assert len(source) == 3 and source.read(0, 0, "cls") == trap
-    assert source.record(0)["caption"] and source.image(2) == sample(2)["jpg"]
+    assert record(source, 0)["caption"] and source.image(2) == sample(2)["jpg"]
     assert not (tmp_path / "trapped").exists()
 
 
@@ -229,7 +191,7 @@ def test_real_shards_hold_what_their_statistics_say_and_equal_tarfile(cache: Pat
     source = Shards(f"{CLIPART}/test-{{00000..00001}}.tar", PAIR)
     assert len(source) == stats["test"] and source.lost == {}
     read = {}
-    for path in source.paths:
+    for path in source.files.names:
         with tarfile.open(path) as archive:
             read |= {m.name: archive.extractfile(m).read() for m in archive}  # type: ignore[union-attr]
     for number in range(len(source)):
