@@ -51,7 +51,7 @@ def safe_open_image(data: bytes) -> Image.Image:
             warnings.simplefilter("ignore")
             warnings.simplefilter("error", Image.DecompressionBombWarning)
             image = Image.open(io.BytesIO(data), formats=FORMATS)
-    except (UnidentifiedImageError, OSError, SyntaxError) as error:
+    except (UnidentifiedImageError, OSError, SyntaxError, ValueError) as error:  # ValueError: texts that unpack to MBs
         raise ValueError("not a picture") from error
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise ValueError("too many pixels") from error

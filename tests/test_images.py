@@ -145,7 +145,47 @@ def test_normalized_pixels_are_the_standardised_ones() -> None:
     assert images.normalize(pixels[:0], mean, std).shape == (0, 3, 5, 5)
 
 
+@pytest.mark.parametrize("size", [(333, 251), (64, 64), (2, 100), (9, 5), (1024, 768)])
+def test_a_reduced_picture_has_the_smallest_of_the_fast_sizes_that_fits(size: tuple[int, int]) -> None:
+    data, dice = encoded(photo(*size)), random.Random(0)
+    fast = [tuple(-(-side * eighths // 8) for side in size) for eighths in (1, 2, 4, 8)]
+    for _ in range(30):
+        least = dice.randint(1, size[0]), dice.randint(1, size[1])
+        wanted = min(scaled for scaled in fast if scaled[0] >= least[0] and scaled[1] >= least[1])
+        assert tuple(images.decode(data, least).shape[:0:-1]) == wanted
+    assert torch.equal(images.decode(data, (size[0] + 1, 1)), images.decode(data))
+
+
+@pytest.mark.parametrize("form", ["JPEG", "PNG"])
+def test_a_training_view_is_written_where_it_is_wanted_whatever_the_layout(form: str) -> None:
+    for size in ((400, 300), (120, 90), (64, 64)):
+        data = encoded(photo(*size), form)
+        planes = torch.zeros(2, 3, 64, 64, dtype=torch.uint8)
+        interleaved = planes.contiguous(memory_format=torch.channels_last)
+        for batch in (planes, interleaved):
+            found = images.train_view(data, target(64), (0.5, 1.0), random.Random(5), batch[1])
+            assert found.data_ptr() == batch[1].data_ptr() and not batch[0].any()
+        wanted = images.train_view(data, target(64), (0.5, 1.0), random.Random(5))
+        assert torch.equal(planes[1], wanted) and torch.equal(interleaved[1], wanted)
+
+
+@pytest.mark.parametrize("interpolation", ["bicubic", "bilinear"])
+def test_a_resize_gives_the_same_pixels_in_both_layouts(interpolation: str) -> None:
+    for pixels in (torch.randint(0, 256, (3, 50, 40), dtype=torch.uint8), images.decode(JPEG)[:, 7:200, 3:171]):
+        planes = images.resize(pixels, 33, 29, interpolation)
+        interleaved = images.resize(pixels, 33, 29, interpolation, interleaved=True)
+        assert torch.equal(planes, interleaved) and planes.is_contiguous()
+    assert interleaved.stride() == (1, 3 * 29, 3)
+
+
 # Odd, and right
+
+
+def sideways() -> Image.Exif:
+    """An orientation, which open_clip does not follow either."""
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    return exif
 
 
 def odd() -> dict[str, tuple[bytes, Image.Image]]:
@@ -159,6 +199,10 @@ def odd() -> dict[str, tuple[bytes, Image.Image]]:
         "grey JPEG": (encoded(grey), grey),
         "CMYK JPEG": (encoded(image.convert("CMYK"), quality=100), image),
         "MPO": (mpo, Image.open(io.BytesIO(mpo))),
+        "progressive JPEG": (encoded(image, progressive=True, quality=95), image),
+        "progressive CMYK JPEG": (encoded(image.convert("CMYK"), quality=100, progressive=True), image),
+        "JPEG that lies on its side": (encoded(image, quality=95, exif=sideways()), image),
+        "animated WebP": (encoded(image, "WEBP", lossless=True, save_all=True, append_images=[shape(1)[0]]), image),
         "16-bit PNG": (encoded(Image.fromarray(deep), "PNG"), grey),
         "black and white PNG": (encoded(image.convert("1"), "PNG"), image.convert("1")),
         "PNG with alpha": (encoded(image.convert("RGBA"), "PNG"), image),
@@ -186,14 +230,47 @@ def test_a_thumbnail_fits_its_box() -> None:
 # Refused
 
 
-def png_header(width: int, height: int) -> bytes:
+def chunk(kind: bytes, data: bytes) -> bytes:
+    return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+
+def png_header(width: int, height: int, more: bytes = b"", content: bytes = bytes(999)) -> bytes:
     """A PNG that says it is this large and holds next to nothing."""
+    head = chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)) + more
+    return b"\x89PNG\r\n\x1a\n" + head + chunk(b"IDAT", zlib.compress(content)) + chunk(b"IEND", b"")
 
-    def chunk(kind: bytes, data: bytes) -> bytes:
-        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
 
-    head = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
-    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", head) + chunk(b"IDAT", zlib.compress(bytes(999))) + chunk(b"IEND", b"")
+def gif_frame(width: int, height: int) -> bytes:
+    """A small GIF whose first frame says it is this large."""
+    data = bytearray(encoded(Image.new("P", (20, 20)), "GIF"))
+    at = data.find(b"\x2c") + 5
+    data[at : at + 4] = struct.pack("<HH", width, height)
+    return bytes(data)
+
+
+def segment(marker: int, data: bytes) -> bytes:
+    return struct.pack(">BBH", 0xFF, marker, len(data) + 2) + data
+
+
+def scans(count: int, side: int = 64, components: int = 3, before: bytes = b"") -> bytes:
+    """A valid progressive JPEG, grey all over, of `count` scans. All but the first refine one coefficient of one
+    component by one bit each, and say of all blocks at once that there is nothing to it."""
+    names = range(1, components + 1)
+    blocks = (side // 8) ** 2
+    assert blocks <= 1 << 14 and count <= 1 + 14 * 63 * components
+    frame = struct.pack(">BHHB", 8, side, side, components) + b"".join(bytes([i, 0x11, 0]) for i in names)
+    data = b"\xff\xd8" + before + segment(0xDB, b"\0" + b"\1" * 64) + segment(0xC2, frame)
+    run = blocks.bit_length() - 1  # blocks = 2**run
+    data += segment(0xC4, bytes([0x00, 1, *[0] * 15, 0])) + segment(0xC4, bytes([0x10, 1, *[0] * 15, run << 4]))
+    every = bytes([components]) + b"".join(bytes([i, 0]) for i in names)
+    bits = blocks * components  # one bit a block: no difference
+    data += segment(0xDA, every + b"\0\0\0") + bytes(bits // 8) + (b"" if bits % 8 == 0 else b"\x7f")
+    steps = [(k, i, bit) for k in range(1, 64) for i in names for bit in range(13, -1, -1)]
+    for k, i, bit in steps[: count - 1]:
+        above = 0 if bit == 13 else bit + 1
+        one = int("0" + "0" * run + "1" * (15 - run), 2).to_bytes(2)  # the run's code, its length, filling
+        data += segment(0xDA, bytes([1, i, 0, k, k, above << 4 | bit])) + one
+    return data + b"\xff\xd9"
 
 
 def jpeg_header(width: int, height: int) -> bytes:
@@ -205,6 +282,8 @@ def jpeg_header(width: int, height: int) -> bytes:
 
 
 JPEG = encoded(photo(400, 300))
+# What a decoder skips before the frame: a scan within a comment, filling, a marker that stands alone, rubbish
+HIDDEN = segment(0xFE, b"\xff\xc0\0\x0b\x08\0\1\0\1\1\xff\xda\0\x03\1") + b"\xff\xff\xff\x01\xff\0rubbish"
 REFUSED = {
     "nothing": (b"", "not a picture"),
     "HTML": (b"<!DOCTYPE html><html>404</html>", "not a picture"),
@@ -219,6 +298,18 @@ REFUSED = {
     "PNG of 100,000 x 100,000": (png_header(100_000, 100_000), "too many pixels"),
     "PNG of 2**31 - 1 squared": (png_header(2**31 - 1, 2**31 - 1), "too many pixels"),
     "PNG of 9,000 x 9,000": (png_header(9_000, 9_000), "too many pixels"),
+    "PNG of 13,300 x 13,300": (png_header(13_300, 13_300, content=bytes(22_000_000)), "too many pixels"),
+    "PNG of 40,000 x 2": (png_header(40_000, 2), "too long for its width"),
+    "PNG of one pixel": (encoded(Image.new("RGB", (1, 1)), "PNG"), "too small"),
+    "PNG with 99 MB of text": (
+        png_header(9, 9, chunk(b"zTXt", b"k\0\0" + zlib.compress(bytes(10**8)))),
+        "not a picture",
+    ),
+    "GIF with a frame of 65,000 x 65,000": (gif_frame(65_000, 65_000), "too many pixels"),
+    "TIFF of 16 bits": (encoded(Image.fromarray(np.zeros((9, 9), np.uint16)), "TIFF"), "not a picture"),
+    "JPEG of 101 scans": (scans(101), "too many scans"),
+    "CMYK JPEG of 101 scans": (scans(101, components=4), "too many scans"),
+    "JPEG whose scans hide": (scans(101, before=HIDDEN), "too many scans"),
     "PNG of 0 x 5": (png_header(0, 5), "not a picture"),
     "JPEG of 65,500 x 65,500": (jpeg_header(65_500, 65_500), "too many pixels"),
     "JPEG of 60,000 x 64": (jpeg_header(60_000, 64), "too long for its width"),
@@ -237,15 +328,32 @@ def test_dishonest_bytes_are_refused_with_a_short_reason(name: str) -> None:
     assert len(reason) < 40, "the loader counts reasons by their text"
 
 
-@pytest.mark.parametrize("name", ["PNG of 100,000 x 100,000", "PNG of 9,000 x 9,000", "JPEG of 65,500 x 65,500"])
+@pytest.mark.parametrize("name", [name for name in REFUSED if REFUSED[name][1].startswith("too ")])
 def test_no_decoder_is_reached_by_a_picture_that_is_too_large(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     def reached(*_: Any, **__: Any) -> None:
         raise AssertionError("a decoder was called")
 
     monkeypatch.setattr(images.simplejpeg, "decode_jpeg", reached)
     monkeypatch.setattr(Image.Image, "convert", reached)
-    with pytest.raises(ValueError, match="too many pixels"):
+    with pytest.raises(ValueError, match="^too "):
         images.decode(REFUSED[name][0])
+
+
+def test_scans_within_the_bound_are_decoded() -> None:
+    for components in (1, 3):
+        data = scans(images.MAX_SCANS, components=components)
+        assert data.count(b"\xff\xda") == images.MAX_SCANS
+        pixels = images.decode(data)
+        assert pixels.shape == (3, 64, 64) and torch.equal(pixels, decoded(data)) and bool((pixels == 128).all())
+
+
+def test_only_scans_that_a_decoder_would_go_over_count() -> None:
+    preview = segment(0xE1, b"\xff\xda" * 200)
+    images.check_scans(JPEG[:2] + preview + JPEG[2:])  # one scan of all components: the rest is never decoded
+    assert torch.equal(images.decode(JPEG[:2] + preview + JPEG[2:]), images.decode(JPEG))
+    images.check_scans(JPEG[:-2] + b"\xff\xda" * 200 + JPEG[-2:])
+    for start in (b"", b"\xff\xd8", JPEG[:20], JPEG[:4] + b"\xff" * 300, b"\xff\xd8" + b"\xff\x01" * 99):
+        images.check_scans(start)
 
 
 @pytest.mark.parametrize(

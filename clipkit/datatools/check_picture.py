@@ -38,18 +38,26 @@ def headline(report: "Report") -> list[tuple[str, str]]:
     captions = [one.captions for one in report.sources if one.captions]
     pictures = [one.pictures for one in report.sources if one.pictures]
     shards = sum(one.shard_count for one in report.sources)
+    worst = " at worst" if len(report.sources) > 1 else ""
     found = [
-        (f"{report.samples:,}", f"samples in {shards:,} shard{'s' * (shards != 1)}"),
-        (share(max(one.unreadable.share for one in report.sources)), "unreadable"),
+        (_short(report.samples), f"samples in {shards:,} shard{'s' * (shards != 1)}"),
+        (share(report.unreadable), "unreadable"),
     ]
     if captions:
-        found.append((share(max(one.cut for one in captions)), f"of captions over {report.context} tokens"))
-        found.append((share(max(one.repeated for one in captions)), "of captions repeated"))
+        found.append((share(max(one.cut for one in captions)), f"captions cut{worst}"))
+        found.append((share(max(one.repeated for one in captions)), f"captions repeated{worst}"))
     if pictures:
-        found.append((share(max(one.small for one in pictures)), f"of pictures under {report.size} px"))
+        found.append((share(max(one.small for one in pictures)), f"pictures < {report.size} px{worst}"))
         found.append((f"{report.pictures_per_s:,.0f}", "pictures/s/core"))
-    found.append((f"{report.steps_per_epoch:,.1f}", f"steps of {report.batch:,} an epoch"))
+    found.append((_short(report.steps_per_epoch), f"steps of {report.batch:,} an epoch"))
     return found
+
+
+def _short(number: float) -> str:
+    """A number that fits its place: `1.5`, `5,544`, `413 M`."""
+    if number >= 1e7:
+        return f"{number / 1e6:,.0f} M"
+    return f"{number:,}" if isinstance(number, int) else f"{number:,.{0 if number >= 100 else 1}f}"
 
 
 def plain(text: str) -> str:
@@ -72,7 +80,7 @@ class Wrap:
 
     def width(self, text: str) -> float:
         """In points; a letter that the font lacks counts as the box it is drawn as."""
-        return self.font.getlength(text) / 8
+        return self.font.getlength(text) / 8 * 1.03  # drawn on whole pixels, letters take up to that much more
 
     def __call__(self, text: str, width: float, most: int) -> list[str]:
         """At most `most` lines; what is left over ends in an ellipsis."""
@@ -181,8 +189,8 @@ def _head(sheet: Sheet, report: "Report") -> None:
     tiles = headline(report)
     wide = (WIDE - 2 * MARGIN) / len(tiles)
     for i, (number, what) in enumerate(tiles):
-        sheet.text(MARGIN + i * wide, 0.72, number, 19, color=BLUE, weight="bold")
-        sheet.text(MARGIN + i * wide, 1.16, what, 9, color=SOFT)
+        sheet.text(MARGIN + i * wide, 0.97, number, 19, color=BLUE, weight="bold", va="baseline")
+        sheet.text(MARGIN + i * wide, 1.22, what, 9, color=SOFT, va="baseline")
 
 
 def _histogram(

@@ -225,7 +225,7 @@ def _no_caption(pattern: str, shards: Shards, tried: list[tuple[int, int]], plac
     """What is there instead of a caption in `place`, and what to type."""
     having, words, examples, texts = Counter[str](), Counter[str](), dict[str, str](), 0
     for shard, row in tried:
-        texts += shards.span(shard, row, "txt")[1] > 0
+        texts += _has_caption(shards, shard, row, "txt")
         for key, value in _json_of(shards, shard, row).items():
             having[key] += 1
             words[key] += words_of(value)
@@ -235,7 +235,7 @@ def _no_caption(pattern: str, shards: Shards, tried: list[tuple[int, int]], plac
         keys = [f"{key} ({share(n / len(tried))}, such as {examples[key]})" for key, n in having.most_common(8)]
         said += f"; the .json files have {', '.join(keys)}"
     candidates = [key for key in having if words[key] >= 2 * having[key]]
-    close = difflib.get_close_matches(place.removeprefix("json:"), list(having), 1)
+    close = difflib.get_close_matches(place.removeprefix("json:"), [key for key in having if words[key]], 1)
     if close or candidates:
         return f"{said}; type data.caption=json:{(close or [max(candidates, key=lambda key: words[key])])[0]}"
     if texts and place != "txt":

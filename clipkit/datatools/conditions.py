@@ -67,7 +67,7 @@ class Samples:
             raise UserError(f"{self._said(where)}: {parsed['error_message']}{self._there()}")
         node = parsed["statements"][0]["node"]
         alone = len(parsed["statements"]) == 1 and node["type"] == "SELECT_NODE" and len(node["select_list"]) == 1
-        if not alone or node["from_table"]["type"] != "EMPTY" or node["where_clause"] or node["modifiers"]:
+        if not where.strip() or not alone or node["from_table"]["type"] != "EMPTY" or node["where_clause"] or node["modifiers"]:
             raise UserError(f"{self._said(where)}: one expression is needed, such as width >= 256")
         return node
 

@@ -13,7 +13,7 @@ from typing import Any
 from clipkit.log import Progress
 from clipkit.shards import names, remote
 from clipkit.shards.cache import Cache
-from clipkit.shards.index import Kept, cache_place, index, is_indexed, read
+from clipkit.shards.index import Kept, cache_place, facts, index, known, read
 
 OPEN_FILES = 256
 OPEN_REMOTE = 32  # a copy that has left the cache keeps its place on the disk while it is open
@@ -76,8 +76,17 @@ class Files:
 
     def size(self, shard: int) -> int | None:
         """Bytes of a remote shard, where its index is there to tell."""
-        kept = read(self._index_place(shard))
-        return None if kept is None else kept.about["bytes"]
+        about = facts(self._index_place(shard))
+        return None if about is None else about["bytes"]
+
+    def about(self, shard: int) -> dict[str, Any]:
+        """What is known of a shard as a whole (`Kept.about`), without opening its index where there is one."""
+        return self._known(shard) or self.kept(shard).about
+
+    def _known(self, shard: int) -> dict[str, Any] | None:
+        if self.is_remote(shard):
+            return facts(self._index_place(shard))
+        return known(Path(self.names[shard]), self._index_place(shard) if self.folder else None)
 
     def handle(self, shard: int) -> int:
         """A descriptor to read the shard by; it stays open while it is among the last used.
@@ -116,7 +125,7 @@ class Files:
     def prepare(self, wanted: Iterable[int], workers: int | None = None) -> None:
         """Make the indexes that are not there yet, many at a time, with a progress bar; ranks of one machine share the
         work by starting at different places."""
-        missing = [i for i in wanted if not self._is_ready(i)]
+        missing = [i for i in wanted if self._known(i) is None]
         rank, ranks = (int(os.environ.get(name, d)) for name, d in (("LOCAL_RANK", "0"), ("LOCAL_WORLD_SIZE", "1")))
         start = len(missing) * rank // ranks
         missing = missing[start:] + missing[:start]
@@ -135,11 +144,6 @@ class Files:
                 yield from pool.map(_index_one, [self.names[i] for i in near], chunksize=4)
         with ThreadPoolExecutor(DOWNLOADS) as pool:
             yield from pool.map(self._find_index, [i for i in missing if self.is_remote(i)])
-
-    def _is_ready(self, shard: int) -> bool:
-        if self.is_remote(shard) or self.folder:
-            return self._index_place(shard).is_file()
-        return is_indexed(Path(self.names[shard]))
 
     def __del__(self) -> None:
         for handle in self.__dict__.get("_handles", {}).values():

@@ -18,6 +18,9 @@ from clipkit.errors import UserError
 if TYPE_CHECKING:
     from clipkit.shards.source import Shards
 
+# what reading a file comes to that is something else
+_DAMAGE = (OSError, LookupError, TypeError, ValueError, AttributeError, RecursionError)
+
 
 class Selection:
     """The kept rows of each shard of a set whose shards are called `names`.
@@ -34,18 +37,12 @@ class Selection:
             table = pq.read_table(path, columns=["shard", "row"])
             self.about: dict[str, Any] = json.loads(table.schema.metadata[b"clipkit"])
             self._had: dict[str, int] = self.about["had"]
+            by_name = _rows_of(table, self._had)
         except FileNotFoundError:
             raise UserError(f"{path}: no such selection; `clipkit data filter` and `dedup` write one") from None
-        except (OSError, KeyError, TypeError, ValueError, pa.ArrowException) as error:
+        except (*_DAMAGE, pa.ArrowException) as error:
             why = f"not a selection of `clipkit data filter` or `dedup` ({type(error).__name__})"
             raise UserError(f"{path}: {why}") from None
-        column = table.column("shard").combine_chunks().dictionary_encode()
-        codes, rows = column.indices.to_numpy(), table.column("row").to_numpy()
-        order = np.lexsort((rows, codes))
-        called = column.dictionary.to_pylist()
-        ends = np.searchsorted(codes[order], np.arange(len(called)), side="right")
-        groups = np.split(rows[order], ends[:-1]) if called else []
-        by_name = dict(zip(called, groups, strict=True))
         if not self._had.keys() & set(names):
             raise UserError(f"{path}: selects from {', '.join(sorted(self._had)[:3])}, and not from these shards")
         self._names = list(names)
@@ -64,6 +61,29 @@ class Selection:
                 "make it again"
             )
         return self._rows[shard]
+
+
+def _rows_of(table: Any, had: dict[str, int]) -> dict[str, np.ndarray]:
+    """{shard: its rows, ascending} of a selection's table.
+
+    Raises: ValueError and others where it holds something else than rows that the shards `had`.
+    """
+    import pyarrow as pa
+
+    shards, numbers = table.column("shard"), table.column("row")
+    if numbers.type != pa.int32() or numbers.null_count or shards.null_count or {*map(type, had.values())} != {int}:
+        raise ValueError("a shard and a row are needed")
+    column = shards.combine_chunks().dictionary_encode()
+    called = column.dictionary.to_pylist()
+    codes, rows = column.indices.to_numpy(), numbers.to_numpy()
+    order = np.lexsort((rows, codes))
+    codes, rows = codes[order], rows[order]
+    limits = np.array([had[name] for name in called], np.int64)
+    twice = (np.diff(codes) == 0) & (np.diff(rows) == 0)
+    if len(rows) and (rows.min() < 0 or (rows >= limits[codes]).any() or twice.any()):
+        raise ValueError("rows that the shards did not have, or one twice")
+    ends = np.searchsorted(codes, np.arange(len(called)), side="right")
+    return dict(zip(called, np.split(rows, ends[:-1]) if called else [], strict=True))
 
 
 def write_selection(source: "Shards", numbers: np.ndarray, path: Path, about: dict[str, Any]) -> None:

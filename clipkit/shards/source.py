@@ -12,7 +12,7 @@ import numpy as np
 
 from clipkit.errors import UserError
 from clipkit.shards.files import OPEN_INDEXES, Files
-from clipkit.shards.index import Kept
+from clipkit.shards.index import Kept, count
 from clipkit.shards.names import short
 from clipkit.shards.selection import Selection
 
@@ -60,17 +60,17 @@ class Shards:
             if shard in claims:
                 counts[shard] = claims[shard]
                 continue
-            kept = files.kept(shard)
-            self.lost.update(kept.about["lost"])
-            if selection and not len(selection.chosen(shard, len(kept))):
-                self.lost["not selected"] += len(kept)
+            about = files.about(shard)
+            samples, usable = sum(about["has"].values()), count(about, self.wanted)
+            self.lost.update(about["lost"])
+            if selection and not len(selection.chosen(shard, samples)):
+                self.lost["not selected"] += samples
                 continue
-            usable = kept.count(self.wanted)
-            if usable < len(kept):
-                self.lost[f"no {self._told_wanted(' or ') or 'image'}"] += len(kept) - usable
+            if usable < samples:
+                self.lost[f"no {self._told_wanted(' or ') or 'image'}"] += samples - usable
             counts[shard] = usable
             if selection:
-                rows = self._usable(shard, kept)
+                rows = self._usable(shard, files.kept(shard))
                 counts[shard] = usable if rows is None else len(rows)
                 self.lost["not selected"] += usable - int(counts[shard])
         self.lost = +self.lost
@@ -83,8 +83,8 @@ class Shards:
         if self.lost["not selected"]:
             assert self.selection
             return f"{self.selection.path}: keeps no sample of {self.pattern}; make it again with a milder condition"
-        kept = [self.files.kept(shard) for shard in range(len(self.files))]
-        there = sorted({suffix for one in kept for suffix in one.about["suffixes"]})
+        known = (self.files.about(shard) for shard in range(len(self.files)))
+        there = sorted({suffix for about in known for suffix in about["suffixes"]})
         asked = " and ".join(" or ".join(group) for group in self.wanted)
         lost = {reason: n for reason, n in self.lost.items() if not reason.startswith("no ")}
         damage = f"; left out: {_told(lost)}" if lost else ""

@@ -19,11 +19,14 @@ import tempfile
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import numpy as np
 import typer
 from PIL import Image
+
+if TYPE_CHECKING:
+    from clipkit.captions import Tokenizer
 
 GROWTH = 1.05  # of the RSS after the first epoch
 EVERY = 20  # steps between two looks
@@ -73,22 +76,30 @@ def make_shards(folder: Path, samples: int, side: int, shards: int = 10) -> None
                     tar.addfile(facts, io.BytesIO(data))
 
 
-def watch(folder: Path, samples: int, own: int, batch: int, workers: int, size: int) -> list[Look]:
-    """Read `samples` samples and look every now and then, and at the end of each epoch of `own`."""
+def clip_tokenizer() -> "Tokenizer":
+    """The tokenizer of CLIP's models, as clipkit wraps it."""
     import open_clip
 
     from clipkit.captions import Tokenizer, clip_encode
+
+    return Tokenizer(clip_encode(open_clip.SimpleTokenizer(context_length=77)), 77, 0, True)
+
+
+def watch(
+    folder: Path, samples: int, own: int, batch: int, workers: int, size: int, tokenizer: "Tokenizer"
+) -> list[Look]:
+    """Read `samples` samples and look every now and then, and at the end of each epoch of `own`."""
     from clipkit.data import Settings, open_stream
     from clipkit.types import Preprocess
 
-    tokenizer = Tokenizer(clip_encode(open_clip.SimpleTokenizer(context_length=77)), 77, 0, True)
     shape = Preprocess(size, (0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
     stream = open_stream(Settings(train=str(folder), batch=batch, workers=workers), tokenizer, shape, 0, 0, 1)
+    others = {child.pid or 0 for child in multiprocessing.active_children()}
     steps, looks, began = samples // batch, [], time.monotonic()
     ends = {own * epoch // batch for epoch in range(1, samples // own + 1)}
     for step, _ in enumerate(stream.batches(0, steps), 1):
         if step % EVERY == 0 or step in ends or step == steps:
-            children = sorted(child.pid or 0 for child in multiprocessing.active_children())
+            children = sorted({child.pid or 0 for child in multiprocessing.active_children()} - others)
             names = {f"worker {i}": pid for i, pid in enumerate(children)}
             looks += look(step, {"main": os.getpid(), **names})
         if step in ends:
@@ -141,7 +152,7 @@ def main(
     with tempfile.TemporaryDirectory() as folder:
         _say(f"making {own:,} samples")
         make_shards(Path(folder), own, side)
-        looks = watch(Path(folder), samples, own, batch, workers, size)
+        looks = watch(Path(folder), samples, own, batch, workers, size, clip_tokenizer())
     ends = [own * epoch // batch for epoch in range(1, samples // own + 1)]
     print(table(looks, ends))
     result = verdict(looks, own // batch)

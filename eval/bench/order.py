@@ -16,6 +16,7 @@ import resource
 import statistics
 import time
 from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass
 from typing import Annotated, Any
 
@@ -26,7 +27,7 @@ from clipkit.data.mixture import Mixture, shares_of
 from clipkit.data.order import Order
 
 WARM_MS, MEMORY_MB = 50.0, 200.0
-CASES = {"1 lane": (1, (1.0,)), "8 lanes": (8, (1.0,)), "3 sources": (1, (3.0, 2.0, 1.0))}
+CASES = {"1 lane": (1, (1.0,)), "8 lanes": (8, (1.0,)), "3 sources": (1, (14825233.0, 10968539.0, 3318333.0))}
 Found = tuple[np.ndarray, np.ndarray, np.ndarray]
 
 
@@ -52,14 +53,24 @@ def uneven(samples: int, shards: int) -> np.ndarray:
     return np.diff(edges.astype(np.int64))
 
 
+def mixture(weights: tuple[float, ...]) -> Mixture:
+    """The mixture of sources with these weights."""
+    return Mixture(tuple(shares_of({str(k): weight for k, weight in enumerate(weights)}).values()))
+
+
+def position(samples: int, weights: tuple[float, ...], epoch: int) -> int:
+    """A position at which every source is in an epoch that it was not in at those of lower numbers."""
+    shares = mixture(weights).shares
+    return (1 + epoch) * samples * -(-sum(shares) // min(shares))
+
+
 def locator(samples: int, shards: int, lanes: int, weights: tuple[float, ...]) -> Callable[[np.ndarray], Found]:
     """positions -> (source, shard, row), as a training stream finds them."""
-    shares = shares_of({str(k): weight for k, weight in enumerate(weights)})
-    mixture = Mixture(tuple(shares.values()))
+    sources = mixture(weights)
     orders = [Order(uneven(samples, shards), seed, 1 << 18, lanes) for seed in range(len(weights))]
 
     def locate(positions: np.ndarray) -> Found:
-        which, place = mixture.split(positions)
+        which, place = sources.split(positions)
         shard, row = np.empty_like(place), np.empty_like(place)
         for k in np.unique(which).tolist():
             here = which == k
@@ -82,7 +93,7 @@ def measure(case: str, samples: int, shards: int, batch: int, calls: int) -> Row
 
     first, warm = [], []
     for epoch in range(3):
-        start = epoch * samples * len(weights) // batch + 10 * (epoch + 1)  # of all sources' epoch
+        start = position(samples, weights, epoch) // batch + 1
         first.append(timed(start))
         warm += [timed(start + 1 + 977 * call) for call in range(calls)]
     return Row(case, statistics.median(first), statistics.median(warm), _most_mb() - before)
@@ -117,8 +128,8 @@ def main(
     """Milliseconds and memory to find a global batch in a set of a billion samples."""
     rows = []
     for case in CASES:
-        with multiprocessing.get_context("spawn").Pool(1) as pool:
-            rows.append(pool.apply(measure, (case, samples, shards, batch, calls)))
+        with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
+            rows.append(pool.submit(measure, case, samples, shards, batch, calls).result())
     print(table(rows))
     load = os.getloadavg()
     print(json.dumps({**verdict(rows), "samples": samples, "shards": shards, "batch": batch, "load": load}))

@@ -15,12 +15,12 @@ import pytest
 from PIL import Image
 
 from clipkit import config
-from clipkit.captions import Tokenizer, clip_encode
+from clipkit.captions import FolderEncode, Tokenizer, clip_encode
 from clipkit.data import Settings, open_stream
 from clipkit.datatools.check import Report, check, rows
 from clipkit.datatools.check_facts import range_of
 from clipkit.datatools.check_page import page
-from clipkit.datatools.check_picture import Wrap, plain
+from clipkit.datatools.check_picture import Wrap, headline, plain
 from clipkit.datatools.check_sample import LONGEST, choose, tokens_of
 from clipkit.datatools.check_sources import FAR, open_sources, share
 from clipkit.errors import BadData, UserError
@@ -136,6 +136,20 @@ def test_uncut_lengths_are_those_of_a_tokenizer_with_room() -> None:
     assert tokens_of(toy_tokenizer(), ["one two", "w " * 50]).tolist() == [3, 16]  # it cannot be given room
     assert tokens_of(Tokenizer(clip_encode(SimpleTokenizer()), 77, 0, True), ["word " * 5000]).tolist() == [LONGEST]
     assert tokens_of(toy_tokenizer(), []).tolist() == []
+
+
+def test_lengths_by_a_tokenizer_of_transformers_are_uncut_too(tmp_path: Path) -> None:
+    from open_clip.tokenizer import HFTokenizer
+    from tokenizers import Tokenizer as Fast
+    from tokenizers.models import WordLevel
+    from tokenizers.pre_tokenizers import Whitespace
+    from transformers import PreTrainedTokenizerFast
+
+    fast = Fast(WordLevel({"[PAD]": 0, "[UNK]": 1, "a": 2}, "[UNK]"))
+    fast.pre_tokenizer = Whitespace()  # type: ignore[assignment]
+    PreTrainedTokenizerFast(tokenizer_object=fast, unk_token="[UNK]", pad_token="[PAD]").save_pretrained(tmp_path)
+    for encode in (FolderEncode(tmp_path, 6), HFTokenizer(str(tmp_path), context_length=6)):
+        assert tokens_of(Tokenizer(encode, 6, 0, False), ["a cat", "a " * 300]).tolist() == [2, 300]
 
 
 def test_a_range_holds_numbers_that_are_there() -> None:
@@ -418,7 +432,9 @@ def test_remote_shards_without_texts_whose_counts_are_told_name_their_keys(remot
     for number in range(20):
         system.pipe(f"/checked/bare/{number:03d}.tar", shard)
         system.pipe(f"/checked/bare/{number:03d}_stats.json", b'{"successes": 3}')
-    with pytest.raises(UserError, match=r"data\.caption=txt finds no caption in the 48 .* type data\.caption=json:texts$"):
+    with pytest.raises(
+        UserError, match=r"data\.caption=txt finds no caption in the 48 .* type data\.caption=json:texts$"
+    ):
         check(remote.replace("checked", "checked/bare"))
 
 
@@ -487,6 +503,19 @@ def test_captions_are_wrapped_to_the_width_of_a_picture() -> None:
         assert len(lines) <= 4 and all(wrap.width(line) <= 109 for line in lines), text[:20]
     assert wrap("one two", 109, 4) == ["one two"] and wrap("x" * 500, 109, 1)[0].endswith("…")
     assert plain("a\x07b\u202ec\n d\ud83d") == "abc d"
+
+
+def test_the_headline_is_short_and_tells_the_worst_source(faulty: Path) -> None:
+    report = check(str(faulty), batch=4)
+    assert headline(report)[:4] == [
+        ("19", "samples in 2 shards"), ("16 %", "unreadable"), ("5.6 %", "captions cut"), ("28 %", "captions repeated"),
+    ]  # fmt: skip
+    assert headline(report)[-1] == ("4.8", "steps of 4 an epoch")
+    vast = dataclasses.replace(
+        report, samples=412_800_000, steps_per_epoch=100_781.2, sources=report.sources * 2, parts=report.parts * 2
+    )
+    assert headline(vast)[0] == ("413 M", "samples in 4 shards") and headline(vast)[-1][0] == "100,781"
+    assert headline(vast)[2] == ("5.6 %", "captions cut at worst")
 
 
 def test_shares_are_told_for_people() -> None:

@@ -118,7 +118,7 @@ def test_a_selection_of_shards_that_changed_is_refused(tmp_path: Path, source: s
         ("width > 1 limit 3", 'syntax error at or near "limit"; the columns are '),
         ("1 = 1) from samples where (1 = 1", "one expression is needed, such as width >= 256"),
         ("width > 1), (true", "one expression is needed, such as width >= 256"),
-        ("", 'syntax error at or near ")"; the columns are '),
+        (" ", "one expression is needed, such as width >= 256"),
         ("width in (select 1)", "an expression without SELECT is needed"),
         ("exists(select * from read_text('/etc/hostname'))", "an expression without SELECT is needed"),
         ("getenv('HOME') = ''", "Scalar Function with name getenv does not exist; the columns are "),
@@ -131,14 +131,8 @@ def test_a_selection_of_shards_that_changed_is_refused(tmp_path: Path, source: s
     ],
 )
 def test_a_wrong_condition_is_told_with_the_columns(tmp_path: Path, source: str, where: str, message: str) -> None:
-    told = refused(source, str(tmp_path / "sel"), where=where) if where else _checked(source, where)
+    told = refused(source, str(tmp_path / "sel"), where=where)
     assert told.startswith(f"--where {where!r}: {message}") and "\n" not in told
-
-
-def _checked(source: str, where: str) -> str:
-    with open_samples(table_of(Shards(source))) as samples, pytest.raises(UserError) as error:
-        samples.check(where)
-    return str(error.value)
 
 
 def test_no_query_reaches_files_or_settings(source: str, tmp_path: Path) -> None:
@@ -229,7 +223,7 @@ def test_scores_by_a_model_are_those_of_pictures_one_by_one(
     for number in [0, 1, 2, 4, 5, 6, 7]:
         text = held.read(*held.place(number), "txt").decode()
         image = loaded(image=eval_view(held.image(number), loaded.shape)[None]).image
-        wanted[number] = float((image * loaded(text=loaded.tokenizer([text])).text).sum())
+        wanted[number] = float((image * loaded(text=loaded.tokenizer([text])).text).detach().sum())
     scores = str(tmp_path / "scores")
     middle = float(np.median(list(wanted.values())))
     filter(source, str(tmp_path / "sel"), model=model, min_score=middle - 1e-5, scores=scores, workers=workers)

@@ -104,6 +104,7 @@ def test_any_parts_and_workers_make_the_same_table(
     for path in (tmp_path / "cache/clipkit/tables").glob("*.parquet"):
         path.unlink()
     monkeypatch.setattr(metadata_read, "PART", part)
+    monkeypatch.setattr(metadata_read, "ALONE", 0)
     monkeypatch.setattr(metadata, "GROUP", 4)
     found = rows(source, workers=workers)
     for row in wanted:  # a number as text depends on what else its part holds

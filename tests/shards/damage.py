@@ -5,6 +5,7 @@ damaged_tars.py, odd_tars.py, damaged_captions.py and damaged_pictures.py.
 """
 
 import dataclasses
+import functools
 import io
 import json
 import sys
@@ -68,6 +69,7 @@ def tar(members: Iterable[tuple[str, bytes]], form: int = tarfile.GNU_FORMAT) ->
     return file.getvalue()
 
 
+@functools.cache
 def recipes() -> dict[str, Recipe]:
     """Every kind by its name."""
     from tests.shards import damaged_captions, damaged_pictures, odd_tars

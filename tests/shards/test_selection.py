@@ -152,7 +152,7 @@ def test_a_table_that_is_no_selection_of_these_shards_is_refused(
 @pytest.mark.parametrize("data", [b"", b"junk", b"PAR1" + bytes(100) + b"PAR1"])
 def test_a_file_that_is_no_selection_is_refused(shards: Path, tmp_path: Path, data: bytes) -> None:
     (tmp_path / "kept").write_bytes(data)
-    with pytest.raises(UserError, match=r"/kept: not a selection of `clipkit data filter` or `dedup` \(ArrowInvalid\)$"):
+    with pytest.raises(UserError, match=r"/kept: not a selection of `clipkit data filter` or `dedup` \(\w+\)$"):
         Selection(str(tmp_path / "kept"), ["000.tar"])
     with pytest.raises(UserError) as error:
         Selection(str(tmp_path / "nope"), ["000.tar"])
