@@ -50,6 +50,16 @@ class Stopped(ClipkitError):
     exit_code = 75
 
 
+REASON = 40  # the most letters of a reason; what is longer is some library's prose
+
+
+def reason_of(error: ValueError | OSError) -> str:
+    """Why a sample could not be read, in a few words that can be counted."""
+    if isinstance(error, OSError):
+        return error.strerror or "cut short"
+    return str(error) if 0 < len(str(error)) < REASON else type(error).__name__
+
+
 def guard(work: Callable[..., Any], *args: Any) -> None:
     """Call `work(*args)` and end the process: expected errors as one line on stderr and their exit code.
 

@@ -88,6 +88,36 @@ def index(
 
 
 @app.command()
+def check(
+    source: Annotated[str, typer.Argument(help="Shards, or a training recipe, whose data are looked at.")],
+    overrides: Annotated[list[str] | None, typer.Argument(help="key=value ..., as in training")] = None,
+    caption: Annotated[str | None, typer.Option(help="Where captions are: txt, or json:KEY.")] = None,
+    select: Annotated[str | None, typer.Option(help="A selection of `filter` or `dedup`.")] = None,
+    batch: Annotated[int | None, typer.Option(help="Pairs of one step.", min=1)] = None,
+    model: Annotated[str | None, typer.Option(help="Architecture whose tokenizer and picture size count.")] = None,
+    context: Annotated[int | None, typer.Option(help="Longest text in tokens.", min=1)] = None,
+    sample: Annotated[int, typer.Option(help="Samples of each source to look at.", min=1)] = 2000,
+    seed: Annotated[int, typer.Option(help="Of which samples these are.")] = 0,
+    workers: Annotated[int, typer.Option(help="Processes that look; 0 is this one.", min=0)] = 0,
+    picture: Annotated[str | None, typer.Option(help="Write a contact sheet to this PNG file.")] = None,
+    html: Annotated[str | None, typer.Option(help="Write a page to this file.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Say what a run would meet in its data, before it starts."""
+    from clipkit.datatools import check as work
+
+    report = work.check(
+        source, overrides=overrides or (), caption=caption, select=select, batch=batch, model=model, context=context,
+        sample=sample, seed=seed, workers=workers, picture=picture, html=html,
+    )  # fmt: skip
+    if as_json:
+        lines([report.as_dict()])
+    else:
+        table(("source", "what", "value"), work.rows(report))
+    report.refuse_bad()
+
+
+@app.command()
 def openmoji(
     out: Annotated[Path, typer.Argument(help="Folder to write; must not exist.")],
     seed: Annotated[int, typer.Option(help="Of the split and the order.")] = 0,

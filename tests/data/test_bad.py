@@ -92,7 +92,18 @@ def test_a_shard_that_is_lost_on_the_way_is_told_as_the_system_does(tmp_path: Pa
         paths[1].unlink()
     with pytest.raises(BadData) as error:
         list(opened.batches(0, 1))
-    assert str(error.value).endswith(": cut short" if change == "cut" else ": No such file or directory")
+    reason = "fewer samples than claimed" if change == "cut" else "No such file or directory"
+    assert str(error.value).startswith(f"16 samples in a row are unreadable, the first is {paths[1]} key number ")
+    assert str(error.value).endswith(f": {reason}")
+
+
+def test_a_shard_that_is_cut_while_it_is_read_is_told_as_that(tmp_path: Path) -> None:
+    path = write_shard(tmp_path / "a.tar", map(sample, range(8)))
+    batches = stream(tmp_path, batch=8).batches(0, 2)
+    next(batches)
+    os.truncate(path, 0)
+    with pytest.raises(BadData, match=f"the first is {path} key 0000.: cut short$"):
+        next(batches)
 
 
 # The bound

@@ -18,11 +18,11 @@ from clipkit import config
 from clipkit.captions import FolderEncode, Tokenizer, clip_encode
 from clipkit.data import Settings, open_stream
 from clipkit.datatools.check import Report, check, rows
-from clipkit.datatools.check_facts import range_of
-from clipkit.datatools.check_page import page
-from clipkit.datatools.check_picture import Wrap, headline, plain
-from clipkit.datatools.check_sample import LONGEST, choose, tokens_of
-from clipkit.datatools.check_sources import FAR, open_sources, share
+from clipkit.datatools.check.facts import range_of
+from clipkit.datatools.check.page import page
+from clipkit.datatools.check.picture import Wrap, headline, plain
+from clipkit.datatools.check.sample import LONGEST, choose, tokens_of
+from clipkit.datatools.check.sources import FAR, open_sources, share
 from clipkit.errors import BadData, UserError
 from clipkit.types import Preprocess
 from tests import making

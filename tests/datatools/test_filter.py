@@ -13,6 +13,7 @@ from clipkit import models
 from clipkit.datatools.conditions import open_samples
 from clipkit.datatools.filter import filter
 from clipkit.datatools.metadata import table_of
+from clipkit.embed import embed
 from clipkit.errors import StorageError, UserError
 from clipkit.images import eval_view
 from clipkit.shards import Shards
@@ -111,8 +112,11 @@ def test_a_selection_of_shards_that_changed_is_refused(tmp_path: Path, source: s
 @pytest.mark.parametrize(
     ("where", "message"),
     [
-        ("widht > 3", f'Referenced column "widht" not found in FROM clause; the columns are {COLUMNS}{NO_SCORE}'),
-        ("clip_score > 1", 'Referenced column "clip_score" not found in FROM clause; the columns are '),
+        ("widht > 3", f'Referenced column "widht" not found in FROM clause; the columns are {COLUMNS}'),
+        (
+            "clip_score > 1",
+            f'Referenced column "clip_score" not found in FROM clause; the columns are {COLUMNS}{NO_SCORE}',
+        ),
         ("width >", 'syntax error at or near ")"; the columns are number'),
         ("width > 1; drop table samples", 'syntax error at or near ";"; the columns are '),
         ("width > 1 limit 3", 'syntax error at or near "limit"; the columns are '),
@@ -231,6 +235,15 @@ def test_scores_by_a_model_are_those_of_pictures_one_by_one(
     assert found["number"] == list(wanted)
     np.testing.assert_allclose(found["clip_score"], list(wanted.values()), atol=1e-5)
     assert [int(key) for key in kept(tmp_path / "sel")] == [n for n, score in wanted.items() if score >= middle - 1e-5]
+
+
+def test_a_folder_of_embed_gives_the_scores_of_its_model(tmp_path: Path, source: str, model: str) -> None:
+    embed(model, source, str(tmp_path / "v"))
+    filter(source, str(tmp_path / "one"), model=model, top=0.5, scores=str(tmp_path / "by_model"), workers=0)
+    filter(source, str(tmp_path / "two"), vectors=str(tmp_path / "v"), top=0.5, scores=str(tmp_path / "by_folder"))
+    one, two = (pq.read_table(tmp_path / name).to_pydict() for name in ("by_model", "by_folder"))
+    assert one["number"] == two["number"] == [0, 1, 2, 4, 5, 6, 7]
+    np.testing.assert_allclose(one["clip_score"], two["clip_score"], atol=2e-3)  # float16 in the folder
 
 
 def test_a_model_counts_what_it_cannot_decode_or_read(tmp_path: Path, model: str) -> None:

@@ -18,8 +18,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from clipkit.shards import Shards
 from clipkit.shards import index as module
-from clipkit.shards.index import Kept, cache_place, index, index_places, known, read, to_table, write
+from clipkit.shards.index import Kept, cache_place, facts, index, index_places, known, read, to_table, write
 from clipkit.shards.tar import MEMBERS, Index, scan
 from tests.samples import Trap, sample, write_shard, write_tar
 
@@ -223,6 +224,8 @@ def test_an_index_that_says_impossible_things_of_its_shard_is_not_believed(
 ) -> None:
     assert lying(index(shard), tmp_path / "lie", {}, {}) is not None
     assert lying(index(shard), tmp_path / "lie", about, {}) is None
+    told = facts(tmp_path / "lie")
+    assert told is None or set(about) == {"has"}, "of counts that the rows deny the facts alone know nothing"
 
 
 @pytest.mark.parametrize(
@@ -251,20 +254,33 @@ def test_metadata_that_is_no_facts_is_not_believed(shard: Path, tmp_path: Path) 
     table, place = index(shard)._table, tmp_path / "lie"
     for text in ("", "[]", "null", "3", "{", "[" * 100_000, '{"stamp": 3}'):
         write(table.replace_schema_metadata({"clipkit": text}), place)
-        assert read(place) is None
+        assert read(place) is None and facts(place) is None
     write(table.replace_schema_metadata(None), place)
     assert read(place) is None and read(tmp_path / "nothing") is None
+    assert facts(place) is None and facts(tmp_path / "nothing") is None and facts(tmp_path) is None
+
+
+def test_lies_about_a_whole_shard_end_no_count(shard: Path) -> None:
+    kept = index(shard)
+    for about in ({}, {"has": {"image": "3"}}, {"lost": {"x": None}}, {"has": 3}, {"bytes": None}, {"suffixes": None}):
+        told = json.dumps({**kept.about, **about} if about else []).encode()
+        data = b"nothing"
+        tail = struct.pack("<III", len(told), zlib.crc32(told), zlib.crc32(data))
+        shard.with_name(NAME).unlink()
+        shard.with_name(NAME).write_bytes(data + told + tail)
+        source = Shards(str(shard))
+        assert len(source) == 2 and source.image(1) == sample(1)["jpg"], about
 
 
 MUTATE = """
 import faulthandler, random, sys
 from pathlib import Path
-from clipkit.shards.index import read
+from clipkit.shards.index import facts, read
 faulthandler.enable()
 place, whole = Path(sys.argv[1]), Path(sys.argv[1]).read_bytes()
 from tests.shards.test_index import rows_of, sealed
 dice, data = random.Random(int(sys.argv[2])), whole[:-12 - int.from_bytes(whole[-12:-8], "little")]
-plain = range(0, len(whole), 3)
+plain, truth = range(0, len(whole), 3), facts(place)
 def mutated():
     for at in plain:
         yield whole[:at] + bytes([whole[at] ^ 1 << dice.randrange(8)]) + whole[at + 1:], False
@@ -278,7 +294,8 @@ believed = 0
 for content, lies in mutated():
     place.unlink()
     place.write_bytes(content)
-    kept = read(place)
+    kept, told = read(place), facts(place)
+    assert lies or told in (None, truth), "plain damage of the facts was not seen"
     if kept is None:
         continue
     assert lies, "plain damage was not seen"

@@ -1,13 +1,9 @@
 """The index of a shard: equal to what tarfile and webdataset find, and never at a loss with a damaged one."""
 
-import itertools
 import os
-import pickle
 import tarfile
-from collections.abc import Iterator
 from pathlib import Path
 
-import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -15,7 +11,7 @@ from webdataset.tariterators import base_plus_ext, group_by_keys, tar_file_itera
 
 from clipkit.shards import tar
 from clipkit.shards.tar import MEMBERS, Index
-from tests.samples import Trap, sample, write_shard, write_tar
+from tests.samples import write_tar
 
 FORMS = (tarfile.USTAR_FORMAT, tarfile.GNU_FORMAT, tarfile.PAX_FORMAT)
 STEMS = ("0", "1", "bär", "日本語の名前", "x" * 90, "y" * 99, "z" * 130, "ü" * 70)
@@ -234,84 +230,3 @@ def test_a_lying_header_neither_hangs_nor_raises(tmp_path: Path, block: bytes) -
     write_tar(good, [("5.jpg", b"picture")])
     path.write_bytes(block + good.read_bytes())
     assert len(tar.scan(path)) <= 2
-
-
-# The kept index
-
-
-class Count:
-    """Counts the calls of `scan`."""
-
-    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        self.calls, self.scan = 0, tar.scan
-        monkeypatch.setattr(tar, "scan", self)
-
-    def __call__(self, path: Path) -> Index:
-        self.calls += 1
-        return self.scan(path)
-
-
-@pytest.fixture
-def scans(monkeypatch: pytest.MonkeyPatch) -> Iterator[Count]:
-    yield Count(monkeypatch)
-
-
-@pytest.fixture
-def shard(tmp_path: Path) -> Path:
-    """A shard with a broken second half, so that its index has losses to keep."""
-    path = write_shard(tmp_path / "x.tar", map(sample, range(4)))
-    os.truncate(path, path.stat().st_size // 2)
-    return path
-
-
-def same(a: Index, b: Index) -> bool:
-    arrays = np.array_equal(a.places, b.places) and np.array_equal(a.keys, b.keys)
-    return bool(arrays and a.lost == b.lost and a.suffixes == b.suffixes)
-
-
-def test_an_index_is_made_once_and_read_back_the_same(shard: Path, scans: Count) -> None:
-    first, second = tar.index(shard), tar.index(shard)
-    assert scans.calls == 1 and same(first, second) and first.lost
-    assert shard.with_name("x.tar.index.npz").is_file()
-
-
-@pytest.mark.parametrize("change", ["time", "size"])
-def test_an_index_is_made_anew_when_the_shard_changes(shard: Path, scans: Count, change: str) -> None:
-    tar.index(shard)
-    facts = shard.stat()
-    os.truncate(shard, facts.st_size - (512 if change == "size" else 0))
-    os.utime(shard, ns=(facts.st_atime_ns, facts.st_mtime_ns + (1 if change == "time" else 0)))
-    assert same(tar.index(shard), scans.scan(shard)) and scans.calls == 2
-
-
-def test_a_damaged_or_hostile_index_is_replaced_and_never_unpickled(shard: Path, scans: Count, tmp_path: Path) -> None:
-    good = tar.index(shard)
-    kept, trap = shard.with_name("x.tar.index.npz"), np.array([Trap(tmp_path / "trapped")], object)
-    whole = kept.read_bytes()
-    stamp = f"{tar.VERSION} {shard.stat().st_size} {shard.stat().st_mtime_ns}"
-    np.savez(tmp_path / "hostile.npz", stamp=stamp, about=trap, places=trap, keys=trap)
-    np.save(tmp_path / "hostile.npy", trap)
-    hostile = [(tmp_path / name).read_bytes() for name in ("hostile.npz", "hostile.npy")]
-    flipped = bytearray(whole)
-    flipped[len(whole) // 2] ^= 255
-    contents = [b"", b"junk", whole[:-50], whole[: len(whole) // 2], flipped, *hostile, pickle.dumps(trap)]
-    for calls, content in zip(itertools.count(2), contents):
-        kept.write_bytes(content)
-        assert same(tar.index(shard), good)
-        assert scans.calls == calls
-        assert kept.read_bytes()[:2] == b"PK"
-    assert not (tmp_path / "trapped").exists()
-
-
-def test_where_the_folder_cannot_be_written_the_cache_keeps_the_index(shard: Path, scans: Count, cache: Path) -> None:
-    shard.with_name("x.tar.index.npz").mkdir()  # stands in for a read-only folder, also where root runs the test
-    first, second = tar.index(shard), tar.index(shard)
-    assert scans.calls == 1 and same(first, second)
-    assert [path.name.split("-", 1)[1] for path in (cache / "clipkit" / "index").iterdir()] == ["x.tar.index.npz"]
-
-
-def test_where_nothing_can_be_written_a_shard_is_still_read(shard: Path, scans: Count, cache: Path) -> None:
-    shard.with_name("x.tar.index.npz").mkdir()
-    cache.write_text("not a folder")
-    assert same(tar.index(shard), tar.index(shard)) and scans.calls == 2
-    assert sorted(path.name for path in shard.parent.iterdir()) == ["cache", "x.tar", "x.tar.index.npz"]

@@ -11,9 +11,9 @@ import numpy as np
 from PIL import Image
 
 from clipkit.config import write_atomic
-from clipkit.datatools.check_facts import Bars, Facts
-from clipkit.datatools.check_picture import headline, ticks
-from clipkit.datatools.check_sample import Look
+from clipkit.datatools.check.facts import Bars, Facts
+from clipkit.datatools.check.picture import headline, ticks
+from clipkit.datatools.check.sample import Look
 
 if TYPE_CHECKING:
     from clipkit.datatools.check import Report

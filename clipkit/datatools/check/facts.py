@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from clipkit.captions import Tokenizer
-from clipkit.datatools.check_sample import Look, tokens_of
-from clipkit.datatools.check_sources import Opened
+from clipkit.datatools.check.sample import Look, tokens_of
+from clipkit.datatools.check.sources import Opened
 
 BARS = 40
 FIRST = 20  # unreadable samples that are named

@@ -15,7 +15,8 @@ import torch
 
 from clipkit import images
 from clipkit.captions import FolderEncode, Tokenizer, WordEncode, clip_encode
-from clipkit.datatools.check_sources import Opened, example
+from clipkit.datatools.check.sources import Opened, example
+from clipkit.errors import reason_of
 from clipkit.log import Progress
 from clipkit.shards import caption_of, draw_caption, json_object
 from clipkit.types import Preprocess
@@ -72,7 +73,7 @@ class Looker:
             try:
                 found = caption_of(held, shard, row, one)
             except (ValueError, OSError) as error:
-                reason = _reason(error)
+                reason = reason_of(error)
                 continue
             texts += found
             weights += [likely / len(found)] * len(found)
@@ -94,7 +95,7 @@ class Looker:
             view = images.train_view(data, self.shape, self.crop, dice)
             seconds = time.thread_time() - began
         except (ValueError, OSError) as error:
-            return Look(**facts, reason=reason or _reason(error), bytes=len(data), form=_form(data), size=size)
+            return Look(**facts, reason=reason or reason_of(error), bytes=len(data), form=_form(data), size=size)
         channels = view.to(torch.int16)
         span = int((channels.amax((1, 2)) - channels.amin((1, 2))).max())
         return Look(
@@ -109,13 +110,6 @@ class Looker:
         except (ValueError, OSError):
             return {}
         return {key: example(value) for key, value in found.items()}
-
-
-def _reason(error: ValueError | OSError) -> str:
-    """A few words that can be counted, as training counts them."""
-    if isinstance(error, OSError):
-        return error.strerror or "cut short"
-    return str(error) if 0 < len(str(error)) < 40 else type(error).__name__
 
 
 def _form(data: bytes) -> str:

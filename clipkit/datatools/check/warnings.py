@@ -4,9 +4,9 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from clipkit.data import Settings
-from clipkit.datatools.check_facts import Facts
-from clipkit.datatools.check_order import Mixing, Part
-from clipkit.datatools.check_sources import Feed, Opened, share
+from clipkit.datatools.check.facts import Facts
+from clipkit.datatools.check.order import Mixing, Part
+from clipkit.datatools.check.sources import Feed, Opened, share
 
 REPEATED, CUT, SMALL, LONG, BLANK, SAME_SHARD, OFTEN = 0.2, 0.1, 0.2, 0.2, 0.05, 0.05, 10.0
 TWINS = 0.5

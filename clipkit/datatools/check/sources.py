@@ -136,15 +136,8 @@ def feed(cfg: models.Settings | None, context: int | None = None) -> Feed:
         length = context or CONTEXT
         encode = clip_encode(SimpleTokenizer(context_length=length))
         return Feed("CLIP", Tokenizer(encode, length, 0, True), Preprocess(SIZE, plain, plain))
-    from clipkit.models.create import _architecture, _tokenizer
-
-    if cfg.text and not Path(cfg.text).is_dir():
-        raise UserError(f"model.text={cfg.text}: no such folder")
-    _, model_cfg = _architecture(cfg)
-    side = model_cfg["vision_cfg"].get("image_size", SIZE)
-    spec = {"arch": cfg.arch, "model_cfg": model_cfg}
-    tokenizer = _tokenizer(spec, Path(cfg.text) if cfg.text else None)
-    return Feed(cfg.arch, tokenizer, Preprocess(side if isinstance(side, int) else side[0], plain, plain))
+    tokenizer, side = models.needs(cfg)
+    return Feed(cfg.arch, tokenizer, Preprocess(side, plain, plain))
 
 
 def open_sources(cfg: data.Settings) -> list[Opened]:

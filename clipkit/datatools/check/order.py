@@ -9,7 +9,7 @@ from clipkit.data import Settings
 from clipkit.data.mixture import Mixture, shares_of
 from clipkit.data.order import Order
 from clipkit.data.rows import make_source
-from clipkit.datatools.check_sources import Opened
+from clipkit.datatools.check.sources import Opened
 
 BATCHES = 8
 """Batches of the order that are looked at."""

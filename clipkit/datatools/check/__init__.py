@@ -8,11 +8,11 @@ from pathlib import Path
 from typing import Any
 
 from clipkit.data.settings import ONLY
-from clipkit.datatools.check_facts import Captions, Facts, Pictures, Range, facts_of
-from clipkit.datatools.check_order import Mixing, Part, mixing_of, parts_of
-from clipkit.datatools.check_sample import Look, Looker, choose, look
-from clipkit.datatools.check_sources import BATCH, FAR, Given, feed, open_sources, read_settings, share
-from clipkit.datatools.check_warnings import Warned, unreadable_of, warnings_of
+from clipkit.datatools.check.facts import Captions, Facts, Pictures, Range, facts_of
+from clipkit.datatools.check.order import Mixing, Part, mixing_of, parts_of
+from clipkit.datatools.check.sample import Look, Looker, choose, look
+from clipkit.datatools.check.sources import BATCH, FAR, Given, feed, open_sources, read_settings, share
+from clipkit.datatools.check.warnings import Warned, unreadable_of, warnings_of
 from clipkit.errors import BadData, UserError
 
 SHOWN = 40
@@ -103,7 +103,7 @@ def check(
     if sample < 1:
         raise UserError(f"check: --sample must be at least 1, got {sample}")
     if picture:
-        from clipkit.datatools.check_picture import need_matplotlib
+        from clipkit.datatools.check.picture import need_matplotlib
 
         need_matplotlib()
     for path in (picture, html):
@@ -112,11 +112,11 @@ def check(
     settings = read_settings(source, overrides, caption, select, batch, model, context)
     report = _check(source, settings, _Sampling(sample, seed, workers, SHOWN if picture or html else 0), context)
     if picture:
-        from clipkit.datatools.check_picture import draw
+        from clipkit.datatools.check.picture import draw
 
         draw(report, Path(picture))
     if html:
-        from clipkit.datatools.check_page import write
+        from clipkit.datatools.check.page import write
 
         write(report, Path(html))
     return report

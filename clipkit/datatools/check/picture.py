@@ -7,9 +7,9 @@ import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from clipkit.datatools.check_facts import Bars
-from clipkit.datatools.check_sample import Look
-from clipkit.datatools.check_sources import share
+from clipkit.datatools.check.facts import Bars
+from clipkit.datatools.check.sample import Look
+from clipkit.datatools.check.sources import share
 from clipkit.errors import UserError
 
 if TYPE_CHECKING:
