@@ -83,20 +83,14 @@ def dedup(
     if against is not None:
         numbers, how = _apart(work, start, against, threshold)
         return {**write_kept(held, start, numbers, out, work.dropped, made_by), "search": how}
-    numbers, first, how = _grouped(work, start, threshold)
-    members = _members(numbers, first)
-    left = _choose(work, members, keep)
-    removed = np.concatenate(
-        [np.empty(0, np.int64), *(group[group != one] for group, one in zip(members, left, strict=True))]
-    )
-    work.dropped["duplicate"] += len(removed)
-    facts = write_kept(held, start, np.setdiff1d(numbers, removed, assume_unique=True), out, work.dropped, made_by)
+    numbers, groups, how = _one_of_each(work, start, threshold, keep)
+    facts = write_kept(held, start, numbers, out, work.dropped, made_by)
     if picture:
         from clipkit.datatools.groups_picture import draw
 
-        draw(held, [[one, *group[group != one].tolist()] for group, one in zip(members, left, strict=True)], picture)
-    sizes = [len(group) for group in members]
-    return {**facts, "groups": len(sizes), "largest_group": max(sizes, default=0), "search": how, "picture": picture}
+        draw(held, groups, picture)
+    largest = max(map(len, groups), default=0)
+    return {**facts, "groups": len(groups), "largest_group": largest, "search": how, "picture": picture}
 
 
 def _check(
@@ -113,6 +107,19 @@ def _check(
         raise UserError("--keep best: is by a model's scores; give --model or --vectors in place of --exact")
     if against is not None and (picture or rule != "first"):
         raise UserError("--against: removes all that the other set has, and no groups; leave --keep and --picture out")
+
+
+def _one_of_each(
+    work: _Work, start: np.ndarray, threshold: float, rule: str
+) -> tuple[np.ndarray, list[list[int]], str]:
+    """(numbers that are left, ascending; the groups, each with the one that is kept first; how they were found)."""
+    numbers, first, how = _grouped(work, start, threshold)
+    members = _members(numbers, first)
+    left = _choose(work, members, rule)
+    groups = [[one, *group[group != one].tolist()] for group, one in zip(members, left, strict=True)]
+    removed = np.array([number for group in groups for number in group[1:]], np.int64)
+    work.dropped["duplicate"] += len(removed)
+    return np.setdiff1d(numbers, removed, assume_unique=True), groups, how
 
 
 def _grouped(work: _Work, start: np.ndarray, threshold: float) -> tuple[np.ndarray, np.ndarray, str]:

@@ -196,10 +196,9 @@ def loader_workers(workers: int | None) -> int:
 def open_embedded(source: Shards, model: str | None, folder: str | None, caption: str, workers: int | None) -> Embedded:
     """The embeddings of a source opened without a selection, by whichever of a model and a vectors folder is given.
 
-    Raises: UserError when neither or both are, or they are not to be had.
+    Raises: UserError when it is not to be had, or not of this source.
     """
-    if (model is None) == (folder is None):
-        raise UserError("give a model (--model) or a folder of `clipkit embed` (--vectors), and not both")
+    assert (model is None) != (folder is None), (model, folder)
     if folder is not None:
         return ByFolder(folder, source, caption)
     assert model is not None

@@ -57,7 +57,7 @@ def test_a_set_is_written_once_and_holds_pictures_of_its_size_and_the_captions(s
 
 
 def test_crops_come_from_photographs_that_are_large_enough_or_are_four_side_by_side(pictures):
-    red, blue = Image.new("RGB", (80, 60), "red"), Image.new("RGB", (300, 20), "blue")
+    red, blue = Image.new("RGB", (80, 60), "red"), Image.new("RGB", (300, 10), "blue")
     for seed in range(20):
         assert pictures.crop_of([red, blue], 60, 50, random.Random(seed)).getcolors() == [(3000, (255, 0, 0))]
         wide = pictures.crop_of([red, blue], 101, 30, random.Random(seed))
@@ -93,7 +93,6 @@ def test_clipkits_side_gives_batches_of_a_set_without_end(small, sides, monkeypa
     batches = sides.clipkit_batches(small[0], 0, 4)
     cost = sides.taken(batches, 3)
     assert cost.samples == 12 and cost.ms > 0 and cost.worker_mb == 0
-    assert sides.taken(batches, 0).ms == 0
 
 
 @pytest.mark.parametrize("name", ["bytes", "float32"])

@@ -3,6 +3,7 @@
 import builtins
 import hashlib
 import json
+import multiprocessing
 import os
 from pathlib import Path
 from typing import Any
@@ -110,6 +111,27 @@ def test_any_parts_and_workers_make_the_same_table(
     for row in wanted:  # a number as text depends on what else its part holds
         row["site_2"] = row["site_2"] and row["site_2"].removesuffix(".0")
     assert found == wanted
+
+
+class Deadly(Shards):
+    """Shards that a worker process does not survive."""
+
+    def read(self, shard: int, row: int, member: str) -> bytes:
+        if multiprocessing.parent_process() is not None:
+            os._exit(9)
+        return super().read(shard, row, member)
+
+
+def test_a_killed_worker_is_told_and_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    source = small(tmp_path / "s")
+    monkeypatch.setattr(metadata_read, "PART", 2)
+    monkeypatch.setattr(metadata_read, "ALONE", 0)
+    with pytest.raises(UserError) as error:
+        table_of(Deadly(source), workers=2)
+    wanted = "a worker process was killed, perhaps for want of memory; start again with fewer --workers"
+    assert str(error.value) == f"{source}: {wanted}"
+    left = os.listdir(tmp_path / "cache/clipkit/tables")
+    assert [Path(name).suffix for name in left] == [".lock"]
 
 
 def test_a_second_call_reads_no_sample(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
