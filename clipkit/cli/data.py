@@ -1,7 +1,7 @@
 """`clipkit data ...`: making, looking at and choosing training data."""
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import typer
 
@@ -115,6 +115,101 @@ def check(
     else:
         table(("source", "what", "value"), work.rows(report))
     report.refuse_bad()
+
+
+Caption = Annotated[str, typer.Option(help="Where captions are: txt, or json:KEY.")]
+Select = Annotated[str | None, typer.Option(help="Start from this selection.")]
+Model = Annotated[str | None, typer.Option(help="Run folder or open_clip model to embed with.")]
+Vectors = Annotated[str | None, typer.Option(help="Embeddings that `clipkit embed` has made of these shards.")]
+Selection = Annotated[str, typer.Option("--out", help="The selection to write (Parquet); must not exist.")]
+
+
+@app.command()
+def stats(
+    source: Source,
+    where: Annotated[str | None, typer.Option(help="Only samples for which this SQL condition holds.")] = None,
+    by: Annotated[str | None, typer.Option(help="Column to group by.")] = None,
+    caption: Caption = "txt",
+    select: Select = None,
+    workers: Workers = None,
+    as_json: Json = False,
+) -> None:
+    """Say what is known of the samples: columns, their ranges and most frequent values."""
+    from clipkit.datatools.curate.stats import rows
+    from clipkit.datatools.curate.stats import stats as work
+
+    facts = work(source, caption=caption, select=select, where=where, by=by, workers=workers)
+    if as_json:
+        lines([facts])
+        return
+    table(("of", "what", "value"), rows(facts))
+
+
+@app.command()
+def filter(
+    source: Source,
+    out: Selection,
+    where: Annotated[str | None, typer.Option(help='SQL condition, such as "width >= 256"; see `stats`.')] = None,
+    model: Model = None,
+    vectors: Vectors = None,
+    min_score: Annotated[float | None, typer.Option(help="Least CLIP score to keep.")] = None,
+    top: Annotated[float | None, typer.Option(help="Share to keep, best CLIP scores first.")] = None,
+    scores: Annotated[str | None, typer.Option(help="Write the CLIP scores to this Parquet file too.")] = None,
+    caption: Caption = "txt",
+    select: Select = None,
+    workers: Workers = None,
+    as_json: Json = False,
+) -> None:
+    """Select samples by metadata or by CLIP score."""
+    from clipkit.datatools.curate.filter import filter as work
+
+    facts = work(
+        source, out, where=where, model=model, vectors=vectors, min_score=min_score, top=top, scores=scores,
+        caption=caption, select=select, workers=workers,
+    )  # fmt: skip
+    _told(facts, as_json)
+
+
+@app.command()
+def dedup(
+    source: Source,
+    out: Selection,
+    exact: Annotated[bool, typer.Option("--exact", help="Pictures of the same bytes; needs no model.")] = False,
+    model: Model = None,
+    vectors: Vectors = None,
+    threshold: Annotated[float, typer.Option(help="Cosine from which two pictures count as one.")] = 0.95,
+    keep: Annotated[
+        Literal["first", "largest", "best"], typer.Option(help="Which to keep: best is by CLIP score.")
+    ] = "first",
+    against: Annotated[str | None, typer.Option(help="Remove what is near to this other set instead.")] = None,
+    caption: Caption = "txt",
+    select: Select = None,
+    picture: Annotated[str | None, typer.Option(help="Draw some groups to this PNG file.")] = None,
+    workers: Workers = None,
+    as_json: Json = False,
+) -> None:
+    """Select one of each group of (near-)duplicates."""
+    from clipkit.datatools.curate.dedup import dedup as work
+
+    facts = work(
+        source, out, exact=exact, model=model, vectors=vectors, threshold=threshold, keep=keep, against=against,
+        caption=caption, select=select, picture=picture, workers=workers,
+    )  # fmt: skip
+    _told(facts, as_json)
+
+
+def _told(facts: dict[str, Any], as_json: bool) -> None:
+    """What a selection keeps."""
+    if as_json:
+        lines([facts])
+        return
+    rows = []
+    for what, value in facts.items():
+        if isinstance(value, dict):
+            rows += [(f"{what.replace('_', ' ')}: {why}", f"{count:,}") for why, count in value.items()]
+        elif value is not None:
+            rows.append((what.replace("_", " "), f"{value:,}" if isinstance(value, int) else str(value)))
+    table(("what", "value"), rows)
 
 
 @app.command()

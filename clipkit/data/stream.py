@@ -14,6 +14,7 @@ from typing import Any
 
 import torch
 from torch.utils.data import DataLoader
+from torch.utils.data.dataloader import _MultiProcessingDataLoaderIter
 
 from clipkit.captions import Tokenizer
 from clipkit.data.guard import Guard
@@ -192,10 +193,15 @@ def _outlive_one_signal(worker: int) -> None:
 
 def _plainly(loader: Iterator[Batch]) -> Iterator[Batch]:
     """The loader's parts; a worker's error arrives wrapped in its traceback, and leaves as its own one line."""
+    parts = iter(loader)
     try:
-        yield from loader
+        yield from parts
     except ClipkitError as error:
         raise type(error)(str(error).rpartition(f"{type(error).__name__}: ")[2].strip()) from None
+    finally:
+        # left to the garbage collector after an error, as torch does, this would wait for 10 s and leave the workers
+        if isinstance(parts, _MultiProcessingDataLoaderIter):
+            parts._shutdown_workers()
 
 
 def _join(parts: list[Batch], tokenizer: Tokenizer) -> Batch:

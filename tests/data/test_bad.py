@@ -1,5 +1,6 @@
 """Unreadable samples: replaced alike on any ranks and workers, counted by source and reason, and bounded."""
 
+import multiprocessing
 import os
 from collections import Counter
 from pathlib import Path
@@ -80,6 +81,14 @@ def test_a_shard_without_one_readable_sample_names_the_first(tmp_path: Path, wor
     row = stream(tmp_path, batch=1).rows.sources[0].order.locate(torch.arange(1).numpy())[1][0]
     wanted = f"16 samples in a row are unreadable, the first is {tmp_path}/a.tar key {row:05d}: not a picture"
     assert str(error.value) == wanted
+    assert not multiprocessing.active_children(), "the workers have left by then"
+
+
+def test_workers_leave_with_a_loop_that_is_left(shards: Path) -> None:
+    batches = stream(shards, workers=2).batches(0, 100)
+    assert len(next(batches)) == 8 and len(multiprocessing.active_children()) == 2
+    batches.close()  # type: ignore[attr-defined]
+    assert not multiprocessing.active_children()
 
 
 @pytest.mark.parametrize("change", ["cut", "gone"])

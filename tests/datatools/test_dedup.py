@@ -13,9 +13,9 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from clipkit import shards, vectors
-from clipkit.datatools import groups_picture, near
-from clipkit.datatools.dedup import dedup
-from clipkit.datatools.filter import filter
+from clipkit.datatools.curate import groups_picture, near
+from clipkit.datatools.curate.dedup import dedup
+from clipkit.datatools.curate.filter import filter
 from clipkit.errors import UserError
 from tests.datatools.curating import BROKEN, angles, kept, one, run, trained_on, vectors_of, write
 from tests.samples import encoded, shape

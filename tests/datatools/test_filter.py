@@ -10,9 +10,9 @@ import pyarrow.parquet as pq
 import pytest
 
 from clipkit import models
-from clipkit.datatools.conditions import open_samples
-from clipkit.datatools.filter import filter
-from clipkit.datatools.metadata import table_of
+from clipkit.datatools.curate.conditions import open_samples
+from clipkit.datatools.curate.filter import filter
+from clipkit.datatools.curate.metadata import table_of
 from clipkit.embed import embed
 from clipkit.errors import StorageError, UserError
 from clipkit.images import eval_view

@@ -13,11 +13,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from clipkit.datatools import metadata, metadata_read
-from clipkit.datatools.filter import filter
-from clipkit.datatools.metadata import column_names, table_of
-from clipkit.datatools.metadata_read import unify
-from clipkit.datatools.stats import stats
+from clipkit.datatools.curate import metadata, metadata_read
+from clipkit.datatools.curate.filter import filter
+from clipkit.datatools.curate.metadata import column_names, table_of
+from clipkit.datatools.curate.metadata_read import unify
+from clipkit.datatools.curate.stats import stats
 from clipkit.errors import StorageError, UserError
 from clipkit.shards import Shards
 from tests.datatools.curating import BROKEN, one, write
@@ -254,7 +254,7 @@ def test_groups_are_the_samples_of_each_value(tmp_path: Path, monkeypatch: pytes
     assert (first["unreadable"], first["captions"], first["distinct_captions"]) == (1, 3, 3)
     score = next(row for row in first["columns"] if row["column"] == "score")
     assert (score["nulls"], score["min"], score["median"], score["max"]) == (1, 1.0, 2.0, 3.0)
-    monkeypatch.setattr("clipkit.datatools.stats.MOST_GROUPS", 1)
+    monkeypatch.setattr("clipkit.datatools.curate.stats.MOST_GROUPS", 1)
     found = stats(source, by="SITE_2")
     assert len(found["groups"]) == 1 and found["other_groups"] == 3
 

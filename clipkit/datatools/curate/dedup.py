@@ -10,10 +10,10 @@ from typing import Any, Literal
 
 import numpy as np
 
-from clipkit.datatools import near
-from clipkit.datatools.embedded import ByFolder, ByModel, Embedded, Rows, open_embedded, whole_folder
-from clipkit.datatools.kept import drop_unreadable, refuse_existing, write_kept
-from clipkit.datatools.metadata import chosen, table_of
+from clipkit.datatools.curate import near
+from clipkit.datatools.curate.embedded import ByFolder, ByModel, Embedded, Rows, open_embedded, whole_folder
+from clipkit.datatools.curate.kept import drop_unreadable, refuse_existing, write_kept
+from clipkit.datatools.curate.metadata import chosen, table_of
 from clipkit.errors import UserError
 from clipkit.log import Progress, say
 from clipkit.shards import Shards, open_source
@@ -65,7 +65,7 @@ def dedup(
     _check(exact, model, vectors, threshold, keep, against, picture)
     refuse_existing(out, picture)
     if picture:
-        from clipkit.datatools.groups_picture import need_matplotlib
+        from clipkit.datatools.curate.groups_picture import need_matplotlib
 
         need_matplotlib()
     held = Shards(source, workers=workers)
@@ -86,7 +86,7 @@ def dedup(
     numbers, groups, how = _one_of_each(work, start, threshold, keep)
     facts = write_kept(held, start, numbers, out, work.dropped, made_by)
     if picture:
-        from clipkit.datatools.groups_picture import draw
+        from clipkit.datatools.curate.groups_picture import draw
 
         draw(held, groups, picture)
     largest = max(map(len, groups), default=0)

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from clipkit import images
-from clipkit.datatools.kept import placed
+from clipkit.datatools.curate.kept import placed
 from clipkit.errors import UserError
 from clipkit.shards import Shards
 

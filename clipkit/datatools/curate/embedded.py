@@ -9,8 +9,8 @@ from typing import Any, Protocol
 import numpy as np
 
 from clipkit import models, vectors
-from clipkit.datatools.metadata import starts
-from clipkit.datatools.metadata_read import reason_of
+from clipkit.datatools.curate.metadata import starts
+from clipkit.datatools.curate.metadata_read import reason_of
 from clipkit.errors import UserError
 from clipkit.shards import Folder, Shards, caption_of
 from clipkit.shards.remote import is_remote

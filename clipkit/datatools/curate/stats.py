@@ -3,8 +3,8 @@
 from collections.abc import Iterator
 from typing import Any
 
-from clipkit.datatools.conditions import Samples, need_duckdb, open_samples
-from clipkit.datatools.metadata import chosen, table_of
+from clipkit.datatools.curate.conditions import Samples, need_duckdb, open_samples
+from clipkit.datatools.curate.metadata import chosen, table_of
 from clipkit.errors import UserError
 from clipkit.shards import Shards
 
@@ -122,3 +122,29 @@ def _groups(samples: Samples, by: str) -> tuple[list[dict[str, Any]], int]:
 def quoted(name: str) -> str:
     """A column's name as SQL reads it, whatever letters it has."""
     return '"' + name.replace('"', '""') + '"'
+
+
+def rows(facts: dict[str, Any]) -> Iterator[tuple[str, str, str]]:
+    """What `stats` gives, for people: (group or nothing, what, value)."""
+    for what in ("left_out", "dropped", "unreadable"):
+        yield from (("", f"{what.replace('_', ' ')}: {reason}", f"{count:,}") for reason, count in facts[what].items())
+    yield from _told("", facts)
+    for group in facts["groups"]:
+        yield from _told(str(group["value"]), group)
+    if facts["other_groups"]:
+        yield "", "more values that are not shown", f"{facts['other_groups']:,}"
+
+
+def _told(of: str, facts: dict[str, Any]) -> Iterator[tuple[str, str, str]]:
+    for what in ("samples", "captions", "distinct_captions", "distinct_pictures"):
+        yield of, what.replace("_", " "), f"{facts[what]:,}"
+    for column in facts["columns"]:
+        if "top" in column:
+            shown = ", ".join(f"{str(value)[:40]} ({count:,})" for value, count in column["top"][:5])
+            text = f"{column['distinct']:,} values: {shown}"
+        else:
+            text = "  ".join(
+                f"{name} {column[name]:g}" for name in ("min", "p5", "median", "p95", "max") if column[name] is not None
+            )
+        missing = f"; {column['nulls']:,} without" if column["nulls"] else ""
+        yield of, f"{column['column']} ({column['type']})", text + missing

@@ -6,9 +6,9 @@ from typing import Any
 
 import numpy as np
 
-from clipkit.datatools.conditions import need_duckdb, open_samples
-from clipkit.datatools.kept import drop_unreadable, placed, refuse_existing, write_kept
-from clipkit.datatools.metadata import SCORE, chosen, table_of
+from clipkit.datatools.curate.conditions import need_duckdb, open_samples
+from clipkit.datatools.curate.kept import drop_unreadable, placed, refuse_existing, write_kept
+from clipkit.datatools.curate.metadata import SCORE, chosen, table_of
 from clipkit.errors import UserError
 from clipkit.log import Progress
 from clipkit.shards import Shards
@@ -112,7 +112,7 @@ def _score(
     dropped: Counter[str],
 ) -> tuple[np.ndarray, np.ndarray]:  # fmt: skip
     """(numbers that could be scored, ascending; their scores)."""
-    from clipkit.datatools.embedded import open_embedded
+    from clipkit.datatools.curate.embedded import open_embedded
 
     embedded = open_embedded(held, model, vectors, caption, workers)
     found, values, done = [np.empty(0, np.int64)], [np.empty(0)], 0

@@ -66,7 +66,7 @@ def read_parts(source: Shards, caption: str, folder: Path, workers: int) -> Iter
         yield from (_make(source, caption, folder, *span) for span in spans)
         return
     context = multiprocessing.get_context("forkserver")  # imports once for all, and forks where no threads are
-    context.set_forkserver_preload(["clipkit.datatools.metadata_read", "pyarrow"])
+    context.set_forkserver_preload(["clipkit.datatools.curate.metadata_read", "pyarrow"])
     pool = ProcessPoolExecutor(workers, context, _begin, (source, caption, folder))
     try:
         yield from pool.map(_work, spans)

@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 from filelock import FileLock
 
-from clipkit.datatools.metadata_read import MOST_KEYS, OURS, SUB, TYPES, Part, read_parts, unify
+from clipkit.datatools.curate.metadata_read import MOST_KEYS, OURS, SUB, TYPES, Part, read_parts, unify
 from clipkit.errors import StorageError, UserError
 from clipkit.log import Progress, say
 from clipkit.shards import Selection, Shards, json_keys, members_for

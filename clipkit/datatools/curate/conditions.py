@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from clipkit.datatools.metadata import SCORE
+from clipkit.datatools.curate.metadata import SCORE
 from clipkit.errors import UserError
 
 

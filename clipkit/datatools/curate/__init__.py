@@ -1,0 +1,1 @@
+"""Choosing samples without copying them: what is known of each, conditions on it, CLIP scores, near-duplicates."""
