@@ -1,4 +1,4 @@
-"""The whole corpus of damage through the training stream: nothing stops it, and every reason is counted once a sample."""
+"""The whole corpus of damage through the training stream: nothing stops it, every reason is counted once a sample."""
 
 from collections import Counter
 from pathlib import Path
