@@ -9,7 +9,7 @@ quickstart: $(VENV)/ready
 	$(BIN)/clipkit quickstart
 
 test: lint
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n auto --dist loadfile
 
 lint: $(VENV)/ready
 	$(BIN)/ruff check .

@@ -50,6 +50,11 @@ class Stopped(ClipkitError):
     exit_code = 75
 
 
+def from_worker(error: ClipkitError) -> ClipkitError:
+    """The error as it was raised in a worker of a data loader, which hands it on wrapped in its traceback."""
+    return type(error)(str(error).rpartition(f"{type(error).__name__}: ")[2].strip())
+
+
 REASON = 40  # the most letters of a reason; what is longer is some library's prose
 
 

@@ -102,7 +102,8 @@ class Rows(Dataset):
             here = which == k
             self.sources[k].shards.soon(shards[here], rows[here])
         seeds = mix(self.seed, positions, 3).tolist()
-        pixels = shared_uint8((len(positions), 3, self.shape.size, self.shape.size))
+        side = self.shape.size
+        pixels = shared_uint8((len(positions), side, side, 3)).permute(0, 3, 1, 2)  # decoders' layout: 8 % less
         texts, keys, bad = [], [], []
         for i, place in enumerate(zip(which.tolist(), shards.tolist(), rows.tolist(), strict=True)):
             text, key = self._sample(*place, seeds[i], pixels[i], bad)
@@ -121,7 +122,7 @@ class Rows(Dataset):
                 row = int(mix(seed, attempt) % np.uint64(held.counts[shard]))
             try:
                 text = draw_caption(held, shard, row, source.caption, dice)
-                out.copy_(images.train_view(held.read(shard, row, "image"), self.shape, self.settings.crop, dice))
+                images.train_view(held.read(shard, row, "image"), self.shape, self.settings.crop, dice, out)
             except (ValueError, OSError) as error:
                 bad.append(Bad(source.name, held.said(shard, row), reason_of(error)))
             else:

@@ -10,6 +10,7 @@ import signal
 from collections import OrderedDict
 from collections.abc import Iterator
 from dataclasses import replace
+from multiprocessing.util import Finalize
 from typing import Any
 
 import torch
@@ -22,7 +23,7 @@ from clipkit.data.mixture import Mixture, shares_of
 from clipkit.data.prefetch import prefetch
 from clipkit.data.rows import Rows, Source, make_source
 from clipkit.data.settings import Settings
-from clipkit.errors import ClipkitError, UserError
+from clipkit.errors import ClipkitError, UserError, from_worker
 from clipkit.log import say
 from clipkit.shards import Shards, caption_of, json_keys, members_for
 from clipkit.types import Bad, Batch, Preprocess
@@ -192,16 +193,21 @@ def _outlive_one_signal(worker: int) -> None:
 
 
 def _plainly(loader: Iterator[Batch]) -> Iterator[Batch]:
-    """The loader's parts; a worker's error arrives wrapped in its traceback, and leaves as its own one line."""
+    """The loader's parts; a worker's error arrives wrapped in its traceback, and leaves as its own one line.
+
+    The workers are ended at the end, and at that of the program if it comes first: left to the garbage collector after
+    an error they would keep it for 10 s, and left to the interpreter, whose one signal they outlive, for ever.
+    """
     parts = iter(loader)
+    many = isinstance(parts, _MultiProcessingDataLoaderIter)
+    end = Finalize(None, parts._shutdown_workers, exitpriority=100) if many else None
     try:
         yield from parts
     except ClipkitError as error:
-        raise type(error)(str(error).rpartition(f"{type(error).__name__}: ")[2].strip()) from None
+        raise from_worker(error) from None
     finally:
-        # left to the garbage collector after an error, as torch does, this would wait for 10 s and leave the workers
-        if isinstance(parts, _MultiProcessingDataLoaderIter):
-            parts._shutdown_workers()
+        if end:
+            end()
 
 
 def _join(parts: list[Batch], tokenizer: Tokenizer) -> Batch:

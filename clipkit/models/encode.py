@@ -9,6 +9,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from clipkit import images
+from clipkit.errors import ClipkitError, from_worker
 from clipkit.models.towers import DualEncoder
 from clipkit.types import Preprocess
 
@@ -45,13 +46,20 @@ class _Views(Dataset):
         return good, torch.stack(views) if views else torch.empty(0, 3, side, side, dtype=torch.uint8), bad
 
 
+def _read(loader: DataLoader) -> Iterator[tuple[list[int], Tensor, dict[int, str]]]:
+    try:
+        yield from loader
+    except ClipkitError as error:
+        raise from_worker(error) from None
+
+
 @torch.inference_mode()
 def embed_images(
     model: DualEncoder, source: Pictures, numbers: Sequence[int], batch: int = 128, workers: int = 0
 ) -> Iterator[tuple[list[int], Tensor, dict[int, str]]]:
     """Batch by batch in order: (numbers, their embeddings float32 [n, D] on the CPU, {number: why it was left out})."""
     views = _Views(source, model.shape, numbers, batch)
-    for good, pixels, bad in DataLoader(views, batch_size=None, num_workers=workers):
+    for good, pixels, bad in _read(DataLoader(views, batch_size=None, num_workers=workers)):
         if not good:
             yield good, torch.empty(0, model.spec["model_cfg"]["embed_dim"]), bad
             continue

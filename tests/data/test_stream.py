@@ -2,6 +2,8 @@
 
 import os
 import pickle
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -218,3 +220,17 @@ def test_webdatasets_pickled_members_pass_through_the_loader_unopened(tmp_path: 
     write_shard(tmp_path / "a.tar", [sample(i, pyd=trap, pickle=trap, pth=trap) for i in range(4)])
     assert len(list(stream(tmp_path, batch=4).batches(0, 2))) == 2
     assert not (tmp_path / "trapped").exists()
+
+
+LEFT_OPEN = """
+import sys
+from tests.data.streams import stream
+batches = stream(sys.argv[1], workers=2, batch=5).batches(0, 50)
+print(len(next(batches)))
+"""
+
+
+def test_a_program_may_end_with_a_stream_still_open(shards: Path) -> None:
+    command = [sys.executable, "-c", LEFT_OPEN, str(shards)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=100, cwd=Path(__file__).parents[2])
+    assert done.returncode == 0 and done.stdout == "5\n", done.stderr
