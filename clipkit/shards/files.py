@@ -31,7 +31,6 @@ class Files:
         self.pattern, self.names = pattern, names.resolve(pattern)
         folder = Path(pattern)
         self.folder = folder if (folder / names.CATALOG).is_file() else None
-        self._claims = {entry["name"]: int(entry["samples"]) for entry in names.catalog(folder)} if self.folder else {}
         far = any(remote.is_remote(name) for name in self.names)
         self.cache = _cache(cache_gb) if far else None
         self._handles: OrderedDict[int, int] = OrderedDict()
@@ -108,13 +107,14 @@ class Files:
         return found
 
     def claims(self) -> dict[int, int]:
-        """Samples of remote shards by the word of who made them: an index folder, or img2dataset's NAME_stats.json.
+        """Samples of remote shards by the word of img2dataset's NAME_stats.json beside them.
 
         So a set of terabytes need not be fetched before the first step; a claim that proves too high is met as
-        unreadable samples. Shards of which nobody says anything are absent.
+        unreadable samples. It counts also where there is an index by now, so that a resumed run sees the same counts.
+        Shards of which nobody says anything are absent, as are those of an index folder, which knows better.
         """
-        if self._claims:
-            return {i: self._claims[name] for i, name in enumerate(self.names)}
+        if self.folder:
+            return {}
         far = [i for i in range(len(self)) if self.is_remote(i) and self.names[i].endswith(".tar")]
         if not far or remote.read_small(_stats_of(self.names[far[0]])) is None:
             return {}
