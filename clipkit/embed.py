@@ -28,7 +28,9 @@ def embed(
         shards.members_for(caption)
     loaded = models.load(model)
     with_text = _has_captions(collection, caption)
-    left_out = Counter(collection.lost if isinstance(collection, shards.Shards) else {})
+    lost = Counter(collection.lost if isinstance(collection, shards.Shards) else {})
+    _bound(lost, len(collection) + lost.total(), max_bad, source)
+    left_out: Counter[str] = Counter()
     writer = vectors.Writer(place)
     try:
         with Progress("embed", len(collection)) as bar:
@@ -41,11 +43,11 @@ def embed(
                 if kept:
                     writer.part(image, models.embed_texts(loaded, captions).numpy() if captions else None, records)
         where = str(Path(model).resolve()) if Path(model).exists() else model
-        writer.finish({"model": where, "source": source, "caption": caption, "left_out": dict(left_out)})
+        writer.finish({"model": where, "source": source, "caption": caption, "left_out": dict(lost + left_out)})
     finally:
         writer.drop()
-    if left_out:
-        say(f"{source}: left out {_told(left_out)}")
+    if lost + left_out:
+        say(f"{source}: left out {_told(lost + left_out)}")
     return vectors.about(place)
 
 

@@ -18,6 +18,8 @@ class ClipkitError(Exception):
     """An expected failure: its text says where, what it got, what it needs and what to type."""
 
     exit_code = 1
+    alone = False
+    """Did it happen to this rank, maybe to no other?"""
 
 
 class UserError(ClipkitError):
@@ -52,7 +54,9 @@ class Stopped(ClipkitError):
 
 def from_worker(error: ClipkitError) -> ClipkitError:
     """The error as it was raised in a worker of a data loader, which hands it on wrapped in its traceback."""
-    return type(error)(str(error).rpartition(f"{type(error).__name__}: ")[2].strip())
+    plain = type(error)(str(error).rpartition(f"{type(error).__name__}: ")[2].strip())
+    plain.alone = True
+    return plain
 
 
 REASON = 40  # the most letters of a reason; what is longer is some library's prose
@@ -75,7 +79,7 @@ def guard(work: Callable[..., Any], *args: Any) -> None:
         work(*args)
     except ClipkitError as error:
         rank = int(os.environ.get("RANK", "0"))
-        if int(os.environ.get("LOCAL_RANK", "0")) == 0 or error.exit_code not in (2, 75):
+        if int(os.environ.get("LOCAL_RANK", "0")) == 0 or error.exit_code not in (2, 75) or error.alone:
             where = f" (rank {rank})" if rank else ""
             print(f"clipkit{where}: {error}", file=sys.stderr, flush=True)
         sys.exit(error.exit_code)

@@ -66,7 +66,8 @@ class Progress:
             return
         self.told = now
         left = (now - self.began) / max(done - self.start, 1) * (self.total - done)
-        eta = f", {duration(left)} left" if done < self.total else f" in {duration(now - self.began)}"
+        soon = f", {duration(left)} left" if done > self.start else ""  # nothing can be told from nothing
+        eta = soon if done < self.total else f" in {duration(now - self.began)}"
         print(f"{self.title} {done}/{self.total}{eta}{'  ' + text if text else ''}", file=sys.stderr, flush=True)
 
 

@@ -10,26 +10,31 @@ from clipkit.types import Batch
 
 @dataclass
 class Guard:
-    """Counts replaced samples, and ends the run where they are more than `bound` of the last 10,000."""
+    """Counts replaced samples, and ends the run where they are more than `bound` of the last 10,000 that this
+    process has read."""
 
     bound: float
     total: Counter[tuple[str, str]] = field(default_factory=Counter)
     recent: deque[tuple[int, int]] = field(default_factory=deque)
+    last: str = ""
 
     def see(self, batch: Batch) -> None:
-        """Count the replaced samples of a batch.
-
-        Raises: BadData when there are too many.
-        """
+        """Count the replaced samples of a batch."""
         self.total.update((bad.source, bad.reason) for bad in batch.replaced)
-        self.recent.append((len(batch), len(batch.replaced)))
+        self.recent.append((len(batch), min(len(batch), len(batch.replaced))))
         while sum(rows for rows, _ in self.recent) - self.recent[0][0] >= 10_000:
             self.recent.popleft()
+        if batch.replaced:
+            self.last = batch.replaced[-1].sample
+
+    def check(self) -> None:
+        """Raises: BadData when more are unreadable than the bound allows."""
+        if not self.recent:
+            return
         rows, bad = (sum(column) for column in zip(*self.recent, strict=True))
         if bad >= 10 and bad > self.bound * rows:
-            last = batch.replaced[-1].sample if batch.replaced else "one of an earlier step"
             raise BadData(
-                f"{bad} of the last {rows} samples are unreadable ({told(self.total)}), the last is {last}; "
+                f"{bad} of the last {rows} samples are unreadable ({told(self.total)}), the last is {self.last}; "
                 f"data.max_bad={self.bound} allows fewer; mend the shards, or raise data.max_bad"
             )
 

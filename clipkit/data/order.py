@@ -112,12 +112,13 @@ class Order:
     def _shards(self, epoch: int) -> tuple[np.ndarray, np.ndarray]:
         """(shards in the order of the epoch, where each ends in the concatenation); two epochs are kept, since a
         batch may span two."""
-        if epoch not in self._epochs:
-            while len(self._epochs) >= 2:
-                del self._epochs[next(iter(self._epochs))]
+        found = self._epochs.get(epoch)
+        if found is None:
             shards = permute(np.arange(len(self.counts)), np.array(len(self.counts)), self.seed, epoch, 2)
-            self._epochs[epoch] = shards, np.cumsum(self.counts[shards])
-        return self._epochs[epoch]
+            found = shards, np.cumsum(self.counts[shards])
+            latest = {e: kept for e, kept in list(self._epochs.items())[-1:]}
+            self._epochs = {**latest, epoch: found}  # replaced whole: a thread that fetches ahead reads it too
+        return found
 
     def locate(self, positions: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """(shard, row), int64 [n] each, of positions int64 [n] in any order, over any epochs."""

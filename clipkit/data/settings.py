@@ -73,9 +73,10 @@ class Settings:
     """Least and greatest share of the picture's area that a training crop keeps."""
     augment: Augment = field(default_factory=Augment)
     max_bad: Share = 0.01
-    """Share of unreadable samples among the last 10,000 (at least 10) at which the run stops."""
+    """Share of unreadable samples among the last 10,000 of a process (at least 10) at which the run stops."""
     cache_gb: Annotated[float, Field(gt=0)] | None = None
-    """Most gigabytes of remote shards to keep on this machine; null is 64. Two windows should fit."""
+    """Most gigabytes of remote shards to keep on this machine; null is 64. Two windows of each lane that
+    it reads should fit."""
 
     @property
     def sources(self) -> dict[str, Source]:

@@ -100,7 +100,7 @@ class Stream:
         if state["samples"] % (batch := self.rows.settings.batch):
             raise UserError(
                 f"data.batch: the run stands at sample {state['samples']:,}, which batches of {batch} do not meet; "
-                "give the batch that it had, or one that divides it"
+                "give the batch that it had"
             )
         self._enter(state)
         return state["samples"] // batch
@@ -151,6 +151,7 @@ class Stream:
                     self.guard.see(batch)
                     reached(int(batch.position.max()) if len(batch) else 0)
                     yield batch
+                    self.guard.check()  # after the batch, so that its unreadable samples are written down
 
 
 def _facts(source: Source) -> dict[str, Any]:
@@ -231,7 +232,9 @@ def _read_some(source: Source, tries: int = 100) -> None:
     caption = {source.caption: 1.0} if isinstance(source.caption, str) else source.caption
     for place in (place for place, share in caption.items() if share > 0):
         for number in range(min(tries, len(shards))):
-            shard, row = shards.place(number * len(shards) // min(tries, len(shards)))
+            # neighbours of a remote set: each shard of it would have to be fetched
+            apart = 1 if shards.files.cache else len(shards) // min(tries, len(shards))
+            shard, row = shards.place(number * apart)
             try:
                 caption_of(shards, shard, row, place)
                 break

@@ -6,6 +6,7 @@ import os
 from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -16,12 +17,11 @@ from clipkit.config import write_atomic
 from clipkit.errors import StorageError, UserError
 from clipkit.log import Progress
 from clipkit.shards.cache import Cache
-from clipkit.shards.index import Kept, cache_place, index, index_places, read, write
+from clipkit.shards.index import LEVELS, Kept, cache_place, index, index_places, read, write
 from clipkit.shards.names import CATALOG, resolve
-from clipkit.shards.remote import is_remote
+from clipkit.shards.remote import is_remote, size_of
 
 Level = Literal["none", "header", "decode"]
-LEVELS = ("none", "header", "decode")
 
 
 @dataclass(frozen=True)
@@ -52,7 +52,10 @@ class _Task:
         if not is_remote(self.name):
             return index(Path(self.name), place)
         place = place or cache_place(self.name, _base(self.name))
-        return read(place) or index(self.cache.fetch(self.name), place, self.name)
+        kept, now = read(place), size_of(self.name)
+        if kept is not None and now in (None, kept.about["bytes"]):
+            return kept
+        return index(self.cache.fetch(self.name, now), place, self.name)
 
     def _verify(self, kept: Kept, place: Path | None) -> Kept:
         """Look at every picture, and keep an index of those that can be read."""
@@ -99,6 +102,11 @@ def index_all(
         raise UserError(f"--verify: one of {', '.join(LEVELS)} is needed, got '{verify}'")
     names = resolve(source)
     folder = Path(out) if out else None
+    if verify != "none" and not folder and any(is_remote(name) for name in names):
+        raise UserError(
+            f"{source}: --verify of remote shards needs --out FOLDER, which then stands for them on every machine; "
+            "in the cache of one machine it would give the others other samples"
+        )
     if folder:
         names = [name if is_remote(name) else str(Path(name).resolve()) for name in names]
         folder.mkdir(parents=True, exist_ok=True)
@@ -124,8 +132,11 @@ def _run(tasks: list[_Task], workers: int) -> Iterator[Told]:
     if workers == 1 or len(tasks) == 1:
         yield from (task() for task in tasks)
         return
-    with ProcessPoolExecutor(min(workers, len(tasks)), multiprocessing.get_context("fork")) as pool:
-        yield from pool.map(_call, tasks)
+    try:
+        with ProcessPoolExecutor(min(workers, len(tasks)), multiprocessing.get_context("fork")) as pool:
+            yield from pool.map(_call, tasks)
+    except BrokenProcessPool:
+        raise StorageError("a process that indexes was killed; is memory short? try --workers 1") from None
 
 
 def _call(task: _Task) -> Told:

@@ -57,7 +57,7 @@ def draw_caption(source: Shards, shard: int, row: int, caption: Choice, dice: ra
     if isinstance(caption, str):
         texts = caption_of(source, shard, row, caption)
         return texts[dice.randrange(len(texts))]
-    left = {place: share for place, share in caption.items() if share > 0}
+    left = {place: caption[place] for place in sorted(caption) if caption[place] > 0}  # in whatever order it is written
     reason = ValueError("empty caption")
     while left:
         place = dice.choices(list(left), list(left.values()))[0]

@@ -5,11 +5,13 @@ import json
 import multiprocessing
 import os
 from collections import OrderedDict
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 from typing import Any
 
+from clipkit.errors import StorageError
 from clipkit.log import Progress
 from clipkit.shards import names, remote
 from clipkit.shards.cache import Cache
@@ -140,14 +142,17 @@ class Files:
         if self.folder or workers == 1 or len(near) < 4 * workers:
             yield from (self._find_index(i) for i in near)
         else:
-            with ProcessPoolExecutor(workers, multiprocessing.get_context("fork")) as pool:
-                yield from pool.map(_index_one, [self.names[i] for i in near], chunksize=4)
+            try:
+                with ProcessPoolExecutor(workers, multiprocessing.get_context("fork")) as pool:
+                    yield from pool.map(_index_one, [self.names[i] for i in near], chunksize=4)
+            except BrokenProcessPool:
+                raise StorageError(f"{self.pattern}: a process that indexes was killed; is memory short?") from None
         with ThreadPoolExecutor(DOWNLOADS) as pool:
             yield from pool.map(self._find_index, [i for i in missing if self.is_remote(i)])
 
-    def __del__(self) -> None:
+    def __del__(self, close: Callable[[int], None] = os.close) -> None:  # at the program's end `os` may be gone
         for handle in self.__dict__.get("_handles", {}).values():
-            os.close(handle)
+            close(handle)
 
     def __getstate__(self) -> dict[str, Any]:
         # neither descriptors nor mapped files travel to other processes
@@ -166,9 +171,10 @@ def _successes(name: str) -> int | None:
     """What img2dataset says of one of its shards."""
     told = remote.read_small(_stats_of(name))
     try:
-        return int(json.loads(told)["successes"]) if told else None
-    except (ValueError, KeyError, TypeError):
+        count = json.loads(told)["successes"] if told else None
+    except (ValueError, KeyError, TypeError, RecursionError):
         return None
+    return count if type(count) is int and 0 <= count < 1 << 31 else None
 
 
 def _cache(cache_gb: float | None) -> Cache:

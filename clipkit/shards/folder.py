@@ -42,7 +42,7 @@ def record(source: Shards | Folder, number: int, caption: str = "txt") -> dict[s
     else:
         try:
             found = caption_of(source, *source.place(number), caption)[0]
-        except ValueError:
+        except (ValueError, OSError):
             found = ""
     where = source.where(number)
     return {"key": where["key"], "caption": found, **where}

@@ -23,6 +23,8 @@ import numpy as np
 from clipkit.shards.tar import MEMBERS, Index, scan
 
 SUFFIX = ".index.arrow"
+LEVELS = ("none", "header", "decode")
+"""How far the pictures of a shard were looked at."""
 VERSION = 6  # of the file: raise it when what is kept changes
 
 _TAIL = struct.Struct("<III")
@@ -107,7 +109,7 @@ def index(shard: Path, place: Path | None = None, name: str | None = None) -> Ke
     """
     stamp = _stamp(shard, name)
     places = [place] if place else index_places(shard)
-    for path in places:
+    for _, path in _found(places, stamp):
         kept = read(path)
         if kept is not None and kept.about["stamp"] == stamp:
             return kept
@@ -127,11 +129,15 @@ def _stamp(shard: Path, name: str | None) -> str:
 
 def known(shard: Path, place: Path | None = None) -> dict[str, Any] | None:
     """The facts of the index that is kept of a shard as it is now, if there is one."""
-    stamp = _stamp(shard, None)
-    for path in [place] if place else index_places(shard):
-        if (about := facts(path)) is not None and about["stamp"] == stamp:
-            return about
-    return None
+    found = _found([place] if place else index_places(shard), _stamp(shard, None))
+    return found[0][0] if found else None
+
+
+def _found(places: list[Path], stamp: str) -> list[tuple[dict[str, Any], Path]]:
+    """The facts and files of the indexes with this stamp, the one that was verified furthest first: it may lie in the
+    cache, because the folder of an older one cannot be written."""
+    found = [(about, path) for path in places if (about := facts(path)) is not None and about["stamp"] == stamp]
+    return sorted(found, key=lambda one: -LEVELS.index(one[0]["verified"] or "none"))
 
 
 def to_table(made: Index, size: int, stamp: str, verified: str = "") -> Any:

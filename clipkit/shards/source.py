@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from clipkit.errors import UserError
+from clipkit.log import say
 from clipkit.shards.files import OPEN_INDEXES, Files
 from clipkit.shards.index import Kept, count
 from clipkit.shards.names import short
@@ -18,6 +19,9 @@ from clipkit.shards.selection import Selection
 
 Wanted = Sequence[str | tuple[str, ...]]
 """Members that a sample must have; of a tuple, one."""
+
+LARGEST = {"image": 1 << 28, "txt": 1 << 22, "json": 1 << 24, "cls": 1 << 10}
+"""Bytes of a member that no honest sample exceeds."""
 
 
 class Shards:
@@ -46,7 +50,7 @@ class Shards:
         self._starts = np.concatenate([[0], np.cumsum(self.counts)])
         if len(self) == 0:
             raise UserError(self._nothing())
-        facts = [[name.rpartition("/")[2], int(count)] for name, count in zip(self.names, self.counts, strict=True)]
+        facts = [[name, int(count)] for name, count in zip(self.names, self.counts, strict=True)]
         seed = json.dumps(facts) + (self.selection.digest if self.selection else "")
         self.fingerprint = hashlib.sha1(seed.encode()).hexdigest()[:16]
 
@@ -54,6 +58,7 @@ class Shards:
         """Usable samples of each shard; what is not usable is counted in `lost`."""
         files, selection = self.files, self.selection
         claims = {} if selection else files.claims()
+        self._claimed = frozenset(claims)
         files.prepare((i for i in range(len(files)) if i not in claims), workers)
         counts = np.zeros(len(files), np.int64)
         for shard in range(len(files)):
@@ -121,10 +126,24 @@ class Shards:
             if len(self._open) >= OPEN_INDEXES:
                 del self._open[next(iter(self._open))]
             held = self._open[shard] = kept, self._usable(shard, kept)
+            self._hold(shard, len(kept if held[1] is None else held[1]))
         kept, rows = held
         if row >= len(kept if rows is None else rows):
             raise ValueError("fewer samples than claimed")
         return kept, row if rows is None else int(rows[row])
+
+    def _hold(self, shard: int, samples: int) -> None:
+        """What was counted at the start must still be so when the shard is opened."""
+        counted = int(self.counts[shard])
+        if shard in self._claimed:
+            if samples > counted:
+                extra = f"{samples} samples, {counted} by what its maker wrote; {samples - counted} are never read"
+                say(f"{self.files.names[shard]}: {extra}")
+        elif samples != counted:
+            raise UserError(
+                f"{self.files.names[shard]}: had {counted} samples when this began, now {samples}: it or its index was "
+                "changed meanwhile; start again"
+            )
 
     def indexed(self, shard: int, row: int) -> int:
         """The row of the shard's index that holds this sample.
@@ -156,6 +175,8 @@ class Shards:
         offset, size = self.span(shard, row, member)
         if offset < 0:
             raise ValueError(f"no {member}")
+        if size > LARGEST[member]:
+            raise ValueError(f"{member} too large")
         data = os.pread(self.files.handle(shard), size, offset)
         if len(data) != size:
             raise OSError(f"{self.files.names[shard]}: cut short since it was indexed")
