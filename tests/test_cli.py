@@ -12,7 +12,8 @@ import torch
 from PIL import Image
 
 import clipkit
-from clipkit import cli
+from clipkit import cli, errors
+from clipkit.cli import show
 from tests import making, samples
 
 Run = Callable[..., tuple[int, str, str]]
@@ -221,3 +222,36 @@ def test_a_picture_that_is_none_costs_no_memory(at: Path, tmp_path: Path, run: R
     Image.new("RGB", (1, 20_000)).save(tmp_path / "thin.png")
     code, _, err = run("classify", "run", str(tmp_path / "thin.png"), "--classes", "a,b")
     assert code == 2 and "thin.png: too" in err
+
+
+def test_captions_reach_a_table_without_markup_or_control_characters(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows = [("[/INST] [bold]x", "a\tb\n\x1b]0;title\x07")]
+    show.table(("one", "two"), rows)
+    assert capsys.readouterr().out == "one\ttwo\n[/INST] [bold]x\ta b  ]0;title \n"
+    monkeypatch.setattr("sys.stdout.isatty", lambda: True)
+    show.table(("one", "two"), rows)
+    drawn = capsys.readouterr().out
+    assert "[/INST] [bold]x" in drawn and "\x1b]" not in drawn
+
+
+def test_an_error_of_one_rank_alone_is_printed_by_it(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("RANK", "5")
+    monkeypatch.setenv("LOCAL_RANK", "5")
+
+    def fail(error: errors.ClipkitError) -> None:
+        raise error
+
+    for error, said in (
+        (errors.UserError("all ranks"), ""),
+        (
+            errors.from_worker(errors.UserError("Caught UserError in worker\nUserError: mine")),
+            "clipkit (rank 5): mine\n",
+        ),
+    ):
+        with pytest.raises(SystemExit):
+            errors.guard(fail, error)
+        assert capsys.readouterr().err == said

@@ -91,6 +91,12 @@ def test_the_mixture_of_the_data_page_is_valid(tmp_path: Path) -> None:
     assert [one.weight for one in sources.values()] == [3, 1] and sources["mine"].caption is not None
 
 
+def test_the_recipe_of_readme_is_valid(tmp_path: Path) -> None:
+    (page,) = re.findall(r"```yaml\n(.*?)```", (making.ROOT / "README.md").read_text(), re.DOTALL)
+    (tmp_path / "r.yaml").write_text(page)
+    assert config.load(Settings, tmp_path / "r.yaml").epochs == 10
+
+
 def test_the_python_of_readme_runs(folder: Path) -> None:
     (source,) = re.findall(r"```python\n(.*?)```", (making.ROOT / "README.md").read_text(), re.DOTALL)
     done = shell(f"{shlex.quote(sys.executable)} -c {shlex.quote(source)}", folder)

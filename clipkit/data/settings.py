@@ -29,7 +29,7 @@ class Source:
     shards: str
     """Shards: a folder, a glob, a brace pattern such as data/{00000..00012}.tar, or addresses (s3://..., https://...)."""
     weight: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = None
-    """Its share of the samples relative to the other sources'; null takes its number of samples."""
+    """Its share of the samples relative to the other sources'; null, for all of them or none, counts samples."""
     caption: Place | None = None
     """As data.caption, for this source; null takes that."""
     select: str | None = None
@@ -56,7 +56,7 @@ class Settings:
     """Shards to train on (a folder, a glob, a brace pattern, addresses), or several sources: {NAME: {shards: ...}}."""
     caption: Place = "txt"
     """Where captions are: txt, json:KEY (of a list of texts one is drawn each time), or several of these with their
-    probabilities, {txt: 0.3, json:alt: 0.7}."""
+    relative probabilities, {txt: 0.3, json:alt: 0.7}."""
     select: str | None = None
     """A selection written by `clipkit data filter` or `dedup`: only its samples are trained on."""
     batch: Annotated[int, Field(gt=0)] = 256

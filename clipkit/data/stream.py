@@ -259,8 +259,17 @@ def open_stream(cfg: Settings, tokenizer: Tokenizer, shape: Preprocess, seed: in
         raise UserError(f"data.crop: the least share comes first, got {list(cfg.crop)}")
     sources = [_open_source(name, cfg, seed) for name in cfg.sources]
     chosen = {name: one.weight for name, one in cfg.sources.items()}
+    if None in chosen.values() and any(chosen.values()):
+        bare = ", ".join(name for name, weight in chosen.items() if weight is None)
+        raise UserError(
+            f"data.train: give every source a weight, or none of them (which counts samples): {bare} has none"
+        )
     weights = {source.name: chosen[source.name] or float(len(source.shards)) for source in sources}
     mixture = Mixture(tuple(shares_of(weights).values()))
+    if len(sources) > 1:
+        total = sum(mixture.shares)
+        parts = zip(sources, mixture.shares, strict=True)
+        say("data.train: " + ", ".join(f"{source.name} {share / total:.1%}" for source, share in parts))
     rows = Rows(sources, mixture, cfg, tokenizer, shape, seed, rank, world)
     if len(stream := Stream(rows, _workers(cfg))) < cfg.batch:
         say(f"data.batch: {cfg.batch} pairs of {len(stream)} samples: a batch holds some of them more than once")

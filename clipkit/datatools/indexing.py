@@ -108,6 +108,8 @@ def index_all(
             "in the cache of one machine it would give the others other samples"
         )
     if folder:
+        if any(folder.glob("*.tar")):
+            raise UserError(f"--out {folder}: holds shards; give a folder of its own, which then stands for the shards")
         names = [name if is_remote(name) else str(Path(name).resolve()) for name in names]
         folder.mkdir(parents=True, exist_ok=True)
     cache = Cache()

@@ -49,7 +49,7 @@ def _in_folder(folder: Path) -> list[str]:
     found = sorted(str(path) for path in folder.glob("*.tar"))
     if not found:
         inside = sorted({path.parent.name for path in folder.glob("*/*.tar")})
-        hint = f"; {', '.join(inside[:3])} inside it has some" if inside else ""
+        hint = f"; there are some in {', '.join(str(folder / name) for name in inside[:3])}" if inside else ""
         raise UserError(
             f"{folder}: no .tar shards in this folder{hint}; give a folder, a glob or {{000..012}} pattern; "
             "`clipkit data pack` makes shards of pictures"

@@ -20,6 +20,8 @@ from clipkit.shards.selection import Selection
 Wanted = Sequence[str | tuple[str, ...]]
 """Members that a sample must have; of a tuple, one."""
 
+PLACES = ("bad header", "bad size", "truncated", "hole of zeros", "empty file")
+"""What an index counts by the damaged place and not by the sample: one may have cost many."""
 LARGEST = {"image": 1 << 28, "txt": 1 << 22, "json": 1 << 24, "cls": 1 << 10}
 """Bytes of a member that no honest sample exceeds."""
 
@@ -45,6 +47,7 @@ class Shards:
         self.names = short(self.files.names)
         self.selection = Selection(select, self.names) if select else None
         self.lost: Counter[str] = Counter()
+        self.damaged: dict[str, list[str]] = {}
         self._open: dict[int, tuple[Kept, np.ndarray | None]] = {}
         self.counts = self._count(workers)
         self._starts = np.concatenate([[0], np.cumsum(self.counts)])
@@ -68,6 +71,8 @@ class Shards:
             about = files.about(shard)
             samples, usable = sum(about["has"].values()), count(about, self.wanted)
             self.lost.update(about["lost"])
+            if places := [reason for reason in about["lost"] if reason in PLACES or reason.endswith(", not tar")]:
+                self.damaged[self.names[shard]] = places
             if selection and not len(selection.chosen(shard, samples)):
                 self.lost["not selected"] += samples
                 continue
@@ -200,8 +205,12 @@ class Shards:
         return f"{self.files.names[shard]} key {self.key(shard, row)}"
 
     def told_lost(self) -> str:
-        """`; left out: reason: count, ...` of what could not be used, or nothing."""
-        return f"; left out: {_told(self.lost)}" if self.lost else ""
+        """`; left out: reason: count, ...` of what could not be used, or nothing; with the shards that have damaged
+        places, where nobody can count what is missing."""
+        some = [f"{name} ({', '.join(places)})" for name, places in list(self.damaged.items())[:3]]
+        more = f" and {len(self.damaged) - 3} more" if len(self.damaged) > 3 else ""
+        where = f"; damaged, so that more samples may be missing there: {', '.join(some)}{more}" if some else ""
+        return f"; left out: {_told(self.lost)}{where}" if self.lost else ""
 
     def image(self, number: int) -> bytes:
         """The picture of the sample with this flat number."""

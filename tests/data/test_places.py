@@ -105,3 +105,8 @@ def test_a_source_may_have_a_place_of_its_own(captioned: Path, shards: Path) -> 
             caption = shape(int(key))[1]
             texts = texts_of(int(key))["json:alt"] if source == 0 else [caption, f"{caption}, again"]
             assert text.tolist() in toy_tokenizer()(texts)[:, : len(text)].tolist()
+
+
+def test_the_order_in_which_places_are_written_changes_nothing(captioned: Path) -> None:
+    one, two = {"txt": 0.3, "json:alt": 0.7}, {"json:alt": 0.7, "txt": 0.3}
+    assert_same(joined(captioned, 0, 3, caption=one), joined(captioned, 0, 3, caption=two))

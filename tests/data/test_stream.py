@@ -234,3 +234,24 @@ def test_a_program_may_end_with_a_stream_still_open(shards: Path) -> None:
     command = [sys.executable, "-c", LEFT_OPEN, str(shards)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=100, cwd=Path(__file__).parents[2])
     assert done.returncode == 0 and done.stdout == "5\n", done.stderr
+
+
+def test_sources_have_weights_all_or_none_and_their_shares_are_told(
+    shards: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    one, bare = Source(shards=str(shards), weight=3.0), Source(shards=str(shards))
+    with pytest.raises(UserError, match=r"^data.train: give every source a weight, or none .*: b has none$"):
+        stream({"a": one, "b": bare})
+    capfd.readouterr()
+    stream({"a": one, "b": Source(shards=str(shards), weight=1.0)})
+    assert capfd.readouterr().err == "data.train: a 75.0%, b 25.0%\n"
+    assert stream({"a": bare, "b": bare}).rows.mixture.shares == (1, 1)
+
+
+def test_a_shard_with_a_damaged_place_is_named(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    path = write_shard(tmp_path / "a.tar", map(sample, range(8)))
+    write_shard(tmp_path / "b.tar", map(sample, range(2)))
+    os.truncate(path, path.stat().st_size // 2)
+    stream(tmp_path, batch=2)
+    told = capfd.readouterr().err
+    assert "; damaged, so that more samples may be missing there: a.tar (truncated)" in told and "b.tar" not in told

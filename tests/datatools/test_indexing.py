@@ -81,8 +81,32 @@ def test_remote_shards_are_indexed_through_the_cache(damaged: Path, tmp_path: Pa
 def test_what_cannot_be_done_is_said(damaged: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(UserError, match=r"^--verify: one of none, header, decode is needed, got 'all'$"):
         index_all(str(damaged), verify="all")  # type: ignore[arg-type]
+    with pytest.raises(UserError, match="holds shards; give a folder of its own"):
+        index_all(str(damaged), str(damaged))
     with pytest.raises(UserError, match="no such file or folder"):
         index_all(str(tmp_path / "nothing"))
     monkeypatch.setattr(indexing, "write", lambda table, path: False)
     with pytest.raises(StorageError, match=r"0.tar: its index could not be written; free some space"):
         index_all(str(damaged), verify="header", workers=1)
+
+
+def test_an_index_verified_further_wins_over_one_whose_folder_cannot_be_written(
+    damaged: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    index_all(str(damaged), workers=1)
+    real = indexing.write
+    monkeypatch.setattr(indexing, "write", lambda table, path: path.parent != damaged and real(table, path))
+    assert index_all(str(damaged), verify="decode", workers=1)["samples"] == 8
+    assert len(Shards(str(damaged))) == 8
+
+
+def test_a_remote_shard_that_was_replaced_is_indexed_again(damaged: Path, tmp_path: Path) -> None:
+    files = {f"/{path.name}": path.read_bytes() for path in damaged.glob("*.tar")}
+    with FlakyServer(files) as server:
+        url = f"{server.url}/{{0..1}}.tar"
+        assert index_all(url, workers=1)["samples"] == 10
+        files["/0.tar"] = write_shard(tmp_path / "new.tar", map(sample, range(7))).read_bytes()
+        assert index_all(url, workers=1)["samples"] == 12
+        assert Shards(url).read(0, 6, "image") == sample(6)["jpg"]
+        with pytest.raises(UserError, match="--verify of remote shards needs --out FOLDER"):
+            index_all(url, verify="header")

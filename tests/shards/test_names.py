@@ -41,7 +41,7 @@ def test_local_and_remote_shards_stand_beside_each_other(shards: Path) -> None:
         ),
         (
             ".",
-            ".: no .tar shards in this folder; train, val inside it has some; give a folder, a glob or {000..012} "
+            ".: no .tar shards in this folder; there are some in train, val; give a folder, a glob or {000..012} "
             "pattern; `clipkit data pack` makes shards of pictures",
         ),
         ("train/{000..003}.tar", "train/{000..003}.tar: 2 of 4 shards are not there, the first is train/002.tar"),

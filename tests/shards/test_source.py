@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 from clipkit.errors import UserError
 from clipkit.shards import Shards, caption_of, record, write_selection
+from clipkit.shards import source as module
 from clipkit.shards.source import Wanted
 from tests.conftest import COUNTS
 from tests.samples import CLIPART, Trap, needs_clipart, sample, write_shard, write_tar
@@ -200,3 +201,20 @@ def test_real_shards_hold_what_their_statistics_say_and_equal_tarfile(cache: Pat
         assert read[f"{key}.jpg"] == source.image(number)
         assert read[f"{key}.txt"] == source.read(shard, row, "txt")
     assert np.all(source.counts > 0)
+
+
+def test_folders_that_change_places_are_other_shards(tmp_path: Path) -> None:
+    for folder in ("a", "b"):
+        (tmp_path / folder).mkdir()
+        write_shard(tmp_path / folder / "0.tar", [sample(0)])
+    one, two = (Shards(f"{tmp_path}/{{{names}}}/0.tar") for names in ("a,b", "b,a"))
+    assert one.fingerprint != two.fingerprint
+
+
+def test_a_member_that_no_honest_sample_has_is_not_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_shard(tmp_path / "a.tar", [sample(0)])
+    monkeypatch.setitem(module.LARGEST, "image", 100)
+    source = Shards(str(tmp_path))
+    with pytest.raises(ValueError, match="^image too large$"):
+        source.read(0, 0, "image")
+    assert source.read(0, 0, "txt")
