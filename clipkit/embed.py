@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from clipkit import models, shards, vectors
-from clipkit.errors import BadData
+from clipkit.errors import BadData, told
 from clipkit.log import Progress, say
 
 PART = 100_000
@@ -47,7 +47,7 @@ def embed(
     finally:
         writer.drop()
     if lost + left_out:
-        say(f"{source}: left out {_told(lost + left_out)}")
+        say(f"{source}: left out {told(lost + left_out)}")
     return vectors.about(place)
 
 
@@ -78,8 +78,4 @@ def _pictures(
 def _bound(left_out: Counter[str], seen: int, max_bad: float, source: str) -> None:
     bad = left_out.total()
     if bad > max_bad * seen and (bad >= 10 or bad == seen):
-        raise BadData(f"{source}: {bad} of {seen} pictures are unreadable ({_told(left_out)}); see --max-bad")
-
-
-def _told(left_out: Counter[str]) -> str:
-    return ", ".join(f"{reason}: {count}" for reason, count in sorted(left_out.items()))
+        raise BadData(f"{source}: {bad} of {seen} pictures are unreadable ({told(left_out)}); see --max-bad")

@@ -7,7 +7,7 @@
 import errno
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 STORAGE = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EEXIST, errno.ENOTDIR, errno.EIO)
@@ -67,6 +67,11 @@ def reason_of(error: ValueError | OSError) -> str:
     if isinstance(error, OSError):
         return error.strerror or "cut short"
     return str(error) if 0 < len(str(error)) < REASON else type(error).__name__
+
+
+def told(reasons: Mapping[str, int]) -> str:
+    """`reason: count, ...` in the order of the alphabet."""
+    return ", ".join(f"{reason}: {count}" for reason, count in sorted(reasons.items()))
 
 
 def guard(work: Callable[..., Any], *args: Any) -> None:

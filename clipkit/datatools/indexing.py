@@ -42,7 +42,7 @@ class _Task:
     cache: Cache
 
     def __call__(self) -> Told:
-        place = self.out / cache_place(self.name, _base(self.name)).name if self.out else None
+        place = self.out / cache_place(self.name).name if self.out else None
         kept = self._index(place)
         if LEVELS.index(kept.about["verified"] or "none") < LEVELS.index(self.verify):
             kept = self._verify(kept, place)
@@ -51,7 +51,7 @@ class _Task:
     def _index(self, place: Path | None) -> Kept:
         if not is_remote(self.name):
             return index(Path(self.name), place)
-        place = place or cache_place(self.name, _base(self.name))
+        place = place or cache_place(self.name)
         kept, now = read(place), size_of(self.name)
         if kept is not None and now in (None, kept.about["bytes"]):
             return kept
@@ -78,15 +78,11 @@ class _Task:
         finally:
             os.close(handle)
         table = kept.verified(bad, self.verify, {"width": sides[:, 0], "height": sides[:, 1]})
-        usual = [cache_place(self.name, _base(self.name))] if far else index_places(Path(self.name))
+        usual = [cache_place(self.name)] if far else index_places(Path(self.name))
         for path in [place] if place else usual:
             if write(table, path) and (again := read(path)):
                 return again
         raise StorageError(f"{self.name}: its index could not be written; free some space, or give a folder with --out")
-
-
-def _base(name: str) -> str:
-    return name.rpartition("/")[2][-80:]
 
 
 def index_all(

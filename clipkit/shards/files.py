@@ -72,7 +72,7 @@ class Files:
 
     def _index_place(self, shard: int) -> Path:
         name = self.names[shard]
-        place = cache_place(name, name.rpartition("/")[2][-80:])
+        place = cache_place(name)
         return self.folder / place.name if self.folder else place
 
     def size(self, shard: int) -> int | None:

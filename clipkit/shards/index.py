@@ -251,10 +251,11 @@ def _about(table: Any) -> dict[str, Any]:
 
 def index_places(shard: Path) -> list[Path]:
     """Beside the shard, or in the user's cache where that folder cannot be written."""
-    return [shard.with_name(shard.name + SUFFIX), cache_place(str(shard.resolve()), shard.name)]
+    return [shard.with_name(shard.name + SUFFIX), cache_place(str(shard.resolve()))]
 
 
-def cache_place(name: str, base: str) -> Path:
+def cache_place(name: str) -> Path:
     """Where the user's cache keeps the index of a shard known as `name`."""
+    base = name.rpartition("/")[2][-80:]
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "clipkit" / "index"
     return cache / f"{hashlib.sha1(name.encode()).hexdigest()[:16]}-{base}{SUFFIX}"

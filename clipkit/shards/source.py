@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from clipkit.errors import UserError
+from clipkit.errors import UserError, told
 from clipkit.log import say
 from clipkit.shards.files import OPEN_INDEXES, Files
 from clipkit.shards.index import Kept, count
@@ -97,7 +97,7 @@ class Shards:
         there = sorted({suffix for about in known for suffix in about["suffixes"]})
         asked = " and ".join(" or ".join(group) for group in self.wanted)
         lost = {reason: n for reason, n in self.lost.items() if not reason.startswith("no ")}
-        damage = f"; left out: {_told(lost)}" if lost else ""
+        damage = f"; left out: {told(lost)}" if lost else ""
         return (
             f"{self.pattern}: no sample has {asked}; the members that are there: {', '.join(there) or 'none'}{damage}; "
             "data.caption chooses the caption: txt, or json:KEY"
@@ -210,7 +210,7 @@ class Shards:
         some = [f"{name} ({', '.join(places)})" for name, places in list(self.damaged.items())[:3]]
         more = f" and {len(self.damaged) - 3} more" if len(self.damaged) > 3 else ""
         where = f"; damaged, so that more samples may be missing there: {', '.join(some)}{more}" if some else ""
-        return f"; left out: {_told(self.lost)}{where}" if self.lost else ""
+        return f"; left out: {told(self.lost)}{where}" if self.lost else ""
 
     def image(self, number: int) -> bytes:
         """The picture of the sample with this flat number."""
@@ -226,7 +226,3 @@ class Shards:
         name = self.files.names[shard]
         path = name if self.files.is_remote(shard) else str(Path(name).resolve())
         return {"key": self.key(shard, row), "shard": path, "offset": offset, "size": size}
-
-
-def _told(lost: dict[str, int]) -> str:
-    return ", ".join(f"{reason}: {count}" for reason, count in sorted(lost.items()))

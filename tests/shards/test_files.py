@@ -85,7 +85,7 @@ def indexed(many: Path, tmp_path: Path) -> Path:
     folder = tmp_path / "indexed"
     lines = []
     for path in sorted(many.glob("*.tar")):
-        kept = index(path, folder / cache_place(str(path), path.name).name)
+        kept = index(path, folder / cache_place(str(path)).name)
         lines.append({"name": str(path), "bytes": kept.about["bytes"], "samples": len(kept), "lost": {}})
     (folder / CATALOG).write_text("".join(json.dumps(line) + "\n" for line in lines))
     assert not list(many.glob(f"*{SUFFIX}"))

@@ -10,8 +10,7 @@ import numpy as np
 
 from clipkit import models, vectors
 from clipkit.datatools.curate.metadata import starts
-from clipkit.datatools.curate.metadata_read import reason_of
-from clipkit.errors import UserError
+from clipkit.errors import UserError, reason_of
 from clipkit.shards import Folder, Shards, caption_of
 from clipkit.shards.remote import is_remote
 

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from clipkit import images
-from clipkit.errors import UserError
+from clipkit.errors import UserError, reason_of
 from clipkit.shards import Shards, caption_of, json_object
 
 PART = 4096  # samples of a part: some 0.3 s of work
@@ -149,11 +149,6 @@ def facts_of(source: Shards, number: int, caption: str) -> tuple[dict[str, Any],
         except (ValueError, OSError) as error:
             problems.append(reason_of(error))
     return facts | ({"problem": problems[0]} if problems else {}), keys
-
-
-def reason_of(error: ValueError | OSError) -> str:
-    """A few words that can be counted, without the name of a file."""
-    return (error.strerror or "cut short") if isinstance(error, OSError) else str(error) or type(error).__name__
 
 
 def _has(source: Shards, shard: int, row: int, member: str) -> bool:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from clipkit.datatools.pack.plan import LEFT_OUT, Job, Plan, left_out_line, write_json
-from clipkit.errors import BadData, StorageError
+from clipkit.errors import BadData, StorageError, told
 
 DONE = "pack.json"
 
@@ -49,14 +49,10 @@ class Tally:
         bad = self.reasons.total()
         if bad > self.max_bad * self.total and (bad >= 10 or bad == self.total):
             raise BadData(
-                f"{self.source}: {bad} of {self.total} samples cannot be used ({_told(self.reasons)}), "
+                f"{self.source}: {bad} of {self.total} samples cannot be used ({told(self.reasons)}), "
                 f"--max-bad {self.max_bad} allows fewer; the first is {self.first[1]}; {mend}, or raise --max-bad, "
                 "and start again"
             )
-
-
-def _told(reasons: Mapping[str, int]) -> str:
-    return ", ".join(f"{reason}: {count}" for reason, count in sorted(reasons.items()))
 
 
 def summarise(plan: Plan, out: Path) -> dict[str, Any]:
