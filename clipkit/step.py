@@ -9,13 +9,18 @@ from torch import Tensor, nn
 from clipkit.types import Batch, Embeddings
 
 Loss = Callable[[Embeddings, Batch], Tensor]
+Place = Callable[[Batch], Batch]
 
 
-def gradients(model: nn.Module, objective: Loss, batch: Batch, chunk: int | None = None) -> Tensor:
+def gradients(
+    model: nn.Module, objective: Loss, batch: Batch, chunk: int | None = None, place: Place = lambda part: part
+) -> Tensor:
     """Add the gradient of the objective over the whole global batch to `.grad`; gives this rank's loss [].
 
-    `chunk` bounds how many pairs are inside the model at once, so that a batch need not fit into memory.
+    `chunk` bounds how many pairs are inside the model at once, so that a batch need not fit into memory; `place` brings
+    pairs to the model's device.
     """
+    batch = place(batch)
     if chunk is None or chunk >= len(batch):
         loss = objective(model(image=batch.images, text=batch.text), batch)
         loss.backward()
