@@ -16,6 +16,7 @@ from torch import Tensor
 CACHED = 1 << 16  # rows kept of a slow encoder
 WORDS = 1 << 18  # words kept; 50 MB when full
 LONGEST_WORD = 64  # longer pieces of text are seldom met twice
+BUCKETS = (8, 16, 24, 32, 48, 64, 77, 96, 128, 192, 256, 384, 512)  # few widths: each is compiled on its own
 PREFIX = 512  # characters of a longer word that are tried first
 
 Encode = Callable[[list[str]], Tensor]
@@ -47,10 +48,11 @@ class Tokenizer:
         return torch.from_numpy(out)
 
     def trim(self, text: Tensor) -> Tensor:
-        """The first columns of `text` [n, context] that hold all of every caption, rounded up to a multiple of 8."""
+        """The first columns of `text` [n, context] that hold all of every caption, as many as one of BUCKETS."""
         if not self.trims or len(text) == 0:
             return text
-        return text[:, : -(-_used(text.numpy(), self.pad) // 8) * 8]
+        used = _used(text.numpy(), self.pad)
+        return text[:, : next((size for size in BUCKETS if size >= used), text.shape[1])]
 
     def __getstate__(self) -> dict[str, Any]:
         return {k: v for k, v in self.__dict__.items() if k != "_row"}  # a cache does not travel to other processes

@@ -1,15 +1,33 @@
 """Processes that work together: starting them with Accelerate, and the few collectives that clipkit needs."""
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import timedelta
 from typing import Any
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
+from torch.distributed.distributed_c10d import PrefixStore
+from torch.distributed.rendezvous import register_rendezvous_handler, rendezvous
 
 from clipkit.errors import UserError
 
 CPU_LAUNCH = "ACCELERATE_USE_CPU=true accelerate launch --multi_gpu --num_processes {n} -m clipkit.train ..."
+OTHERS = "{kind}: not supported; use an accelerate configuration of MULTI_GPU, or of FSDP with fsdp_version 2"
+START_HOURS = 2
+"""How long a collective may wait: one rank may list and index its shards for long before the first step."""
+
+
+@dataclass(frozen=True)
+class Sharding:
+    """That the weights are spread over the ranks (FSDP2): whether a block's are freed between forward and backward, and
+    how many whole copies the ranks hold together (more than one: HSDP)."""
+
+    reshard: bool = True
+    copies: int = 1
 
 
 def world() -> int:
@@ -22,11 +40,70 @@ def rank() -> int:
     return dist.get_rank() if dist.is_initialized() else 0
 
 
+def sharding() -> Sharding | None:
+    """What `accelerate launch` was told by `distributed_type: FSDP`; None where each rank holds all weights.
+
+    Raises: UserError for what clipkit does not do, with what to type.
+    """
+    if not _asked("ACCELERATE_USE_FSDP"):
+        return None
+    if os.environ.get("FSDP_VERSION") != "2":
+        raise UserError("FSDP: version 2 is needed; set `fsdp_version: 2` under fsdp_config, or pass --fsdp_version 2")
+    if _asked("FSDP_OFFLOAD_PARAMS"):
+        raise UserError("FSDP: weights cannot be offloaded to the CPU; set `fsdp_offload_params: false` in fsdp_config")
+    if _asked("FSDP_ACTIVATION_CHECKPOINTING"):
+        raise UserError(
+            "FSDP: checkpointing is a setting of the model; set `fsdp_activation_checkpointing: false` under "
+            "fsdp_config, and give clipkit checkpointing=true"
+        )
+    sizes = {name: 1 for name in ("DP_REPLICATE", "TP", "CP", "SP")}
+    if _asked("ACCELERATE_USE_PARALLELISM_CONFIG"):
+        sizes = {name: int(os.environ.get(f"PARALLELISM_CONFIG_{name}_SIZE", "1")) for name in sizes}
+    copies = sizes.pop("DP_REPLICATE")
+    if any(size > 1 for size in sizes.values()):
+        raise UserError("parallelism_config: only dp_replicate_size and dp_shard_size may be above 1")
+    return Sharding(reshard=_asked("FSDP_RESHARD_AFTER_FORWARD", "true"), copies=copies)
+
+
+def _asked(name: str, default: str = "false") -> bool:
+    return os.environ.get(name, default).lower() in ("true", "1")
+
+
+@contextmanager
+def _plain() -> Iterator[None]:
+    """While inside, Accelerate sees a launch of plain data parallelism: it drops FSDP on CPUs without a word, and
+    elsewhere it insists on wrapping model and optimizer in its own way. `parallel.wrap` does it for all devices."""
+    names = ("ACCELERATE_USE_FSDP", "ACCELERATE_USE_PARALLELISM_CONFIG")
+    kept = {name: os.environ.pop(name) for name in names if name in os.environ}
+    try:
+        yield
+    finally:
+        os.environ.update(kept)
+
+
+def _meeting_place() -> str | None:
+    """Where a process that torchrun started again meets the others: in the launcher's store, by names of this start.
+
+    The store outlives the processes, and with it the addresses of those that died, which the new ones would call.
+    Source: pytorch issue 135712. Between several launchers the count of starts may differ; there it is left to torch.
+    """
+    starts = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
+    if starts == "0" or os.environ.get("LOCAL_WORLD_SIZE") != os.environ.get("WORLD_SIZE"):
+        return None
+
+    def meet(url: str, timeout: timedelta, **options: Any) -> Iterator[tuple[Any, int, int]]:
+        store, rank, world = next(rendezvous("env://", timeout=timeout))
+        yield PrefixStore(f"start {starts}", store), rank, world
+
+    register_rendezvous_handler("again", meet)
+    return "again://"
+
+
 def start(**options: Any) -> Any:
     """An `accelerate.Accelerator`, after making sure that the world is the one that was asked for.
 
     Raises: UserError where the launcher was asked for several processes and started independent ones, as
-    `accelerate launch --cpu --num_processes 2` does without a word.
+    `accelerate launch --cpu --num_processes 2` does without a word; or for what clipkit does not do.
     """
     by_accelerate = "ACCELERATE_MIXED_PRECISION" in os.environ
     if by_accelerate and "MASTER_PORT" in os.environ and "WORLD_SIZE" not in os.environ:
@@ -36,16 +113,27 @@ def start(**options: Any) -> Any:
             + CPU_LAUNCH.format(n=2)
             + " (for one process, unset MASTER_PORT)"
         )
-    from accelerate import Accelerator
+    sharding()  # what it refuses is told before anything waits for other ranks
+    if _asked("ACCELERATE_USE_MEGATRON_LM"):
+        raise UserError(OTHERS.format(kind="Megatron-LM"))
+    if _asked("ACCELERATE_USE_DEEPSPEED"):
+        raise UserError(
+            "DeepSpeed: not supported, its engine runs backward and step itself, which the gradient cache does here; "
+            "FSDP2 shards the same things: accelerate launch --config_file launch/fsdp2.yaml -m clipkit.train ..."
+        )
+    from accelerate import Accelerator, InitProcessGroupKwargs
 
+    patience = InitProcessGroupKwargs(init_method=_meeting_place(), timeout=timedelta(hours=START_HOURS))
     try:
-        accelerator = Accelerator(mixed_precision="no", **options)  # the model owns precision
+        with _plain():
+            # the model owns precision
+            accelerator = Accelerator(mixed_precision="no", kwargs_handlers=[patience], **options)
     except ValueError as error:
         if not options.get("log_with"):
             raise
         raise UserError(f"log_with: {error}") from None
-    if (kind := accelerator.distributed_type.value) in ("FSDP", "DEEPSPEED", "MEGATRON_LM", "XLA"):
-        raise UserError(f"{kind}: not supported yet; use an accelerate configuration of plain data parallelism (DDP)")
+    if accelerator.distributed_type.value == "XLA":
+        raise UserError(OTHERS.format(kind="XLA"))
     asked = int(os.environ.get("WORLD_SIZE", "1"))
     if accelerator.num_processes != asked:
         raise UserError(
@@ -80,19 +168,11 @@ def best_dtype(device: torch.device) -> torch.dtype:
 class _Gather(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor) -> Tensor:
-        ctx.rows = len(x)
         return _all_gather(x)
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> Tensor:
-        grad = grads[0].clone(memory_format=torch.contiguous_format)  # autograd may hand the same tensor to others
-        if grad.device.type == "cpu":  # gloo: reduce-scatter is 2.4x slower there (9.1 against 21.6 ms, 512 x 512)
-            dist.all_reduce(grad)
-            return grad[rank() * ctx.rows : (rank() + 1) * ctx.rows]
-        out = grad.new_empty((ctx.rows, *grad.shape[1:]))
-        scatter = getattr(dist, "reduce_scatter_single", None) or dist.reduce_scatter_tensor
-        scatter(out, grad)
-        return out
+        return scatter_sum(grads[0].clone(memory_format=torch.contiguous_format))  # others may hold the same tensor
 
 
 def _all_gather(x: Tensor) -> Tensor:
@@ -109,6 +189,20 @@ def gather(x: Tensor) -> Tensor:
     of the mean of the ranks' losses. All ranks must hold the same b.
     """
     return x if world() == 1 else _Gather.apply(x)  # type: ignore[return-value]
+
+
+def scatter_sum(x: Tensor) -> Tensor:
+    """This rank's rows [b, ...] of the sum of `x` [world * b, ...] over the ranks; `x` is written over; no gradient."""
+    if world() == 1:
+        return x
+    rows = len(x) // world()
+    if x.device.type == "cpu":  # gloo: reduce-scatter is 2.4x slower there (9.1 against 21.6 ms, 512 x 512)
+        dist.all_reduce(x)
+        return x[rank() * rows : (rank() + 1) * rows].clone()
+    out = x.new_empty((rows, *x.shape[1:]))
+    scatter = getattr(dist, "reduce_scatter_single", None) or dist.reduce_scatter_tensor
+    scatter(out, x)
+    return out
 
 
 def _within_reach(x: Tensor) -> Tensor:
@@ -143,10 +237,19 @@ def mean(x: Tensor) -> Tensor:
 
 def total(x: Tensor) -> Tensor:
     """The sum of `x` over the ranks, without gradient."""
+    return _reduced(x, dist.ReduceOp.SUM)
+
+
+def largest(x: Tensor) -> Tensor:
+    """The largest of `x` over the ranks, element by element, without gradient."""
+    return _reduced(x, dist.ReduceOp.MAX)
+
+
+def _reduced(x: Tensor, how: Any) -> Tensor:
     if world() == 1:
         return x.detach()
     out = _within_reach(x.detach().clone())
-    dist.all_reduce(out)
+    dist.all_reduce(out, how)
     return out.to(x.device)
 
 

@@ -1,7 +1,8 @@
 """What can go wrong, each with its exit code, and the one place that turns an error into a line on stderr.
 
 0 done · 1 a bug (traceback) · 2 the user can fix it · 3 too much bad data · 4 training went non-finite · 5 storage
-· 75 stopped by a signal and saved.
+· 6 a process hangs or is gone · 75 stopped by a signal and saved. Launchers of several processes turn each into 1; the
+run's exit-rank*.json keep them.
 """
 
 import errno
@@ -35,7 +36,7 @@ class BadData(ClipkitError):
 
 
 class NonFinite(ClipkitError):
-    """The loss or the gradient is no longer a finite number."""
+    """Gradients or weights are not finite numbers, or the loss leaps, and going back did not help."""
 
     exit_code = 4
 
@@ -44,6 +45,12 @@ class StorageError(ClipkitError):
     """A file could not be written, or what was written is damaged."""
 
     exit_code = 5
+
+
+class RankLost(ClipkitError):
+    """A process of the run hangs or is gone."""
+
+    exit_code = 6
 
 
 class Stopped(ClipkitError):

@@ -86,12 +86,16 @@ def clipkit(*arguments: str, cwd: Path | None = None) -> subprocess.CompletedPro
     return subprocess.run(command, env=environment(), cwd=cwd, capture_output=True, text=True, timeout=300, check=False)
 
 
-def launch(module: str, *arguments: str, options: tuple[str, ...] = (), **env: str) -> subprocess.CompletedProcess[str]:
-    """Run a module on two ranks of this machine, as README says."""
+def free_port() -> int:
+    """A port of this machine at which nobody listens."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    options = options or ("--multi_gpu", "--num_processes", "2", "--main_process_port", str(port))
+        return probe.getsockname()[1]
+
+
+def launch(module: str, *arguments: str, options: tuple[str, ...] = (), **env: str) -> subprocess.CompletedProcess[str]:
+    """Run a module on two ranks of this machine, as README says."""
+    options = options or ("--multi_gpu", "--num_processes", "2", "--main_process_port", str(free_port()))
     command = [sys.executable, "-m", "accelerate.commands.launch", *options, "-m", module, *arguments]
     env = environment(**{"ACCELERATE_USE_CPU": "true", **env})
     return subprocess.run(command, env=env, capture_output=True, text=True, timeout=300, check=False)

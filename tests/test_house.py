@@ -13,7 +13,7 @@ def test_a_wheel_holds_recipes_and_suites(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", str(tmp_path)]
     subprocess.run(command, cwd=making.ROOT, check=True, capture_output=True)
     names = set(zipfile.ZipFile(next(tmp_path.glob("*.whl"))).namelist())
-    for kind in ("configs", "configs/archs", "eval/datasets", "eval/suites"):
+    for kind in ("configs", "configs/archs", "eval/datasets", "eval/suites", "launch"):
         for path in (making.ROOT / kind).iterdir():
             if path.is_file():
                 assert f"clipkit/shipped/{kind}/{path.name}" in names

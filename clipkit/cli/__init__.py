@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from clipkit import __version__, errors
-from clipkit.cli import data
+from clipkit.cli import ahead, data
 from clipkit.cli.show import lines, table
 
 app = typer.Typer(
@@ -19,6 +19,8 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 app.add_typer(data.app, name="data")
+app.command()(ahead.plan)
+app.command()(ahead.doctor)
 
 Model = Annotated[
     str, typer.Argument(help="Run or checkpoint folder, NAME/TAG of open_clip, hf-hub:... or local-dir:...")
@@ -129,6 +131,21 @@ def classify(
             for i, (name, share) in enumerate(row["scores"].items())
         ],
     )
+
+
+@app.command()
+def consolidate(
+    model: Annotated[Path, typer.Argument(help="Run or checkpoint folder.")],
+    out: Annotated[
+        Path | None, typer.Option(help="File to write; default is weights-STEP.safetensors in the run.")
+    ] = None,
+    raw: Annotated[bool, typer.Option("--raw", help="The raw weights of a run that keeps averaged ones.")] = False,
+) -> None:
+    """Write a checkpoint's weights to one safetensors file, however many processes saved it."""
+    from clipkit.checkpoint import consolidate as work
+    from clipkit.log import say
+
+    print(work(model, say, out, raw))
 
 
 @app.command()

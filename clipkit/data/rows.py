@@ -6,7 +6,7 @@ Everything random about a sample is a function of its position: neither ranks no
 import random
 import zlib
 from collections import OrderedDict
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -19,6 +19,7 @@ from clipkit.captions import Tokenizer
 from clipkit.data.mixture import Mixture
 from clipkit.data.order import Order, mix
 from clipkit.data.settings import Settings
+from clipkit.data.stages import shorten, stage_at
 from clipkit.errors import BadData, reason_of
 from clipkit.shards import Choice, Shards, draw_caption
 from clipkit.types import Bad, Batch, Preprocess
@@ -45,7 +46,8 @@ def make_source(name: str, shards: Shards, caption: Choice, cfg: Settings, seed:
 
 @dataclass
 class Rows(Dataset):
-    """Item `step * parts + part` -> the Batch of that part of this rank's batch of `step`."""
+    """Item `step * parts + part` -> the Batch of that part of this rank's batch of `step`, as its stage in a run of
+    `steps` has it."""
 
     sources: list[Source]
     mixture: Mixture
@@ -55,6 +57,7 @@ class Rows(Dataset):
     seed: int
     rank: int
     world: int
+    steps: int = 0
     _steps: OrderedDict[int, np.ndarray] = field(default_factory=OrderedDict, repr=False)
 
     @property
@@ -102,16 +105,22 @@ class Rows(Dataset):
             here = which == k
             self.sources[k].shards.soon(shards[here], rows[here])
         seeds = mix(self.seed, positions, 3).tolist()
-        side = self.shape.size
+        stage = stage_at(self.settings.stages, step, self.steps)
+        side = stage.image_size or self.shape.size
+        shape = replace(self.shape, size=side)
         pixels = shared_uint8((len(positions), side, side, 3)).permute(0, 3, 1, 2)  # decoders' layout: 8 % less
         texts, keys, bad = [], [], []
         for i, place in enumerate(zip(which.tolist(), shards.tolist(), rows.tolist(), strict=True)):
-            text, key = self._sample(*place, seeds[i], pixels[i], bad)
+            text, key = self._sample(*place, seeds[i], shape, pixels[i], bad)
             texts.append(text)
             keys.append(key)
-        return Batch(pixels, self.tokenizer(texts), torch.from_numpy(positions.copy()), keys, bad)
+        ids = self.tokenizer(texts)
+        ids = shorten(ids, stage.context or ids.shape[1], self.tokenizer.pad)
+        return Batch(pixels, ids, torch.from_numpy(positions.copy()), keys, bad)
 
-    def _sample(self, which: int, shard: int, row: int, seed: int, out: Tensor, bad: list[Bad]) -> tuple[str, str]:
+    def _sample(
+        self, which: int, shard: int, row: int, seed: int, shape: Preprocess, out: Tensor, bad: list[Bad]
+    ) -> tuple[str, str]:
         """(caption, key) of a sample, its view in `out`; of another of its shard chosen by the same seed where it is
         unreadable."""
         source = self.sources[which]
@@ -122,7 +131,7 @@ class Rows(Dataset):
                 row = int(mix(seed, attempt) % np.uint64(held.counts[shard]))
             try:
                 text = draw_caption(held, shard, row, source.caption, dice)
-                images.train_view(held.read(shard, row, "image"), self.shape, self.settings.crop, dice, out)
+                images.train_view(held.read(shard, row, "image"), shape, self.settings.crop, dice, out)
             except (ValueError, OSError) as error:
                 bad.append(Bad(source.name, held.said(shard, row), reason_of(error)))
             else:

@@ -7,6 +7,7 @@ from pydantic import BeforeValidator, Discriminator, Field, Tag
 
 from clipkit.config import settings
 from clipkit.data.augment import Settings as Augment
+from clipkit.data.stages import Stage
 
 Share = Annotated[float, Field(ge=0, le=1)]
 
@@ -72,6 +73,9 @@ class Settings:
     crop: tuple[Annotated[float, Field(gt=0, le=1)], Annotated[float, Field(gt=0, le=1)]] = (0.9, 1.0)
     """Least and greatest share of the picture's area that a training crop keeps."""
     augment: Augment = field(default_factory=Augment)
+    stages: list[Stage] = field(default_factory=list)
+    """Cheaper stages that the run begins with, such as [{until: 0.9, image_size: 112, context: 16}]; what comes after
+    the last is as the model says."""
     max_bad: Share = 0.01
     """Share of unreadable samples among the last 10,000 of a process (at least 10) at which the run stops."""
     cache_gb: Annotated[float, Field(gt=0)] | None = None

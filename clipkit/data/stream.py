@@ -124,15 +124,16 @@ class Stream:
         self.rows = replace(self.rows, mixture=mixture, _steps=OrderedDict())
         self.gone = {name: (n, state["sources"][name]) for name, n in base.items() if name not in names}
 
-    def batches(self, first: int, end: int) -> Iterator[Batch]:
-        """The batches of steps first .. end - 1; text is cut to the longest caption of each where the tower allows it.
+    def batches(self, first: int, end: int, steps: int | None = None) -> Iterator[Batch]:
+        """The batches of steps first .. end - 1 in a run of `steps` (null: of `end`); text is cut to few columns more
+        than the longest caption of each where the tower allows it.
 
         Raises: BadData when more samples are unreadable than `data.max_bad` allows, StorageError when a remote shard
         is not to be had.
         """
         parts = self.rows.parts
         loader = DataLoader(
-            self.rows,
+            replace(self.rows, steps=steps or end, _steps=OrderedDict()),
             sampler=range(first * parts, end * parts),
             batch_size=None,
             num_workers=self.workers,

@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any
 
+import torch
 from pydantic import Field
 
 from clipkit import config
@@ -81,6 +82,18 @@ def rebuild(spec: dict[str, Any], text_folder: Path | None) -> DualEncoder:
     return _dress(net, spec, text_folder, False)
 
 
+def outline(cfg: Settings, bias: bool) -> DualEncoder:
+    """The dual encoder of `cfg`, with or without a bias, whose weights are read from nowhere.
+
+    Raises: UserError when there is no such architecture or text folder.
+    """
+    text_folder = Path(cfg.text) if cfg.text else None
+    _, model_cfg = _architecture(cfg)
+    pool = cfg.text_pool if cfg.text else None
+    spec = {"arch": cfg.arch, "model_cfg": model_cfg, "text_pool": pool, "preprocess": None, "bias": bias}
+    return rebuild(spec, text_folder)
+
+
 def needs(cfg: Settings) -> tuple[Tokenizer, int]:
     """What a model asks of its data, without building it: its tokenizer, and the side of its pictures in pixels.
 
@@ -97,6 +110,7 @@ def needs(cfg: Settings) -> tuple[Tokenizer, int]:
 def _options(model_cfg: dict[str, Any], text_folder: Path | None) -> dict[str, Any]:
     """What every model is built with: a scale of one dimension, which FSDP needs, and no towers fetched from a hub."""
     return {
+        "device": torch.get_default_device(),
         "nonscalar_logit_scale": True,
         "pretrained_image": False,
         "pretrained_text": False,

@@ -24,7 +24,7 @@ def load(name: str, device: torch.device | str | None = None) -> DualEncoder:
     if name.startswith(LOCATIONS):
         model = create(Settings(arch=name))
     elif path.is_dir():
-        model = read(_checkpoint(path))
+        model = read(checkpoint.locate(path, say))
     else:
         import open_clip
 
@@ -39,21 +39,11 @@ def load(name: str, device: torch.device | str | None = None) -> DualEncoder:
     return model.to(device).eval()
 
 
-def _checkpoint(path: Path) -> Path:
-    if (path / "model.yaml").is_file():
-        checkpoint.verify(path)
-        return path
-    found = checkpoint.newest(path, say)
-    if found is None:
-        raise UserError(f"{path}: holds no checkpoint; a run folder has checkpoints/000001000/model.yaml and the like")
-    return found
-
-
 def read(place: Path) -> DualEncoder:
     """The model of a checkpoint folder, on the CPU."""
     text_folder = place / TEXT_FOLDER
     model = rebuild(config.read_yaml(place / "model.yaml"), text_folder if text_folder.is_dir() else None)
     averaged = place / "ema.safetensors"
-    weights = checkpoint.tensors(averaged if averaged.is_file() else place / "model.safetensors")
+    weights = checkpoint.tensors(averaged if checkpoint.holds(averaged) else place / "model.safetensors")
     model.net.load_state_dict(weights)
     return model

@@ -38,7 +38,7 @@ class Objective(Protocol):
 
 def names() -> list[str]:
     """The objectives that clipkit ships."""
-    return [module.name for module in pkgutil.iter_modules(__path__)]
+    return [module.name for module in pkgutil.iter_modules(__path__) if not module.name.startswith("_")]
 
 
 def setting_class(name: str) -> Any:

@@ -5,11 +5,14 @@ from typing import Annotated
 import torch
 from pydantic import Field
 from torch import Tensor
-from torch.nn.functional import logsigmoid
+from torch.nn.functional import softplus
 
-from clipkit import distributed
 from clipkit.config import settings
+from clipkit.objectives import _tiles
+from clipkit.objectives._tiles import Combinations, Gradient, Wanted
 from clipkit.types import Batch, Embeddings
+
+EXACT = 40.0  # where softplus(x) is x: from here on exactly so in float64, from torch's own 20 on to 1e-10
 
 
 @settings
@@ -24,11 +27,20 @@ class Setting:
 
         Source: arXiv 2303.15343, algorithm 1; checked against open_clip's SigLipLoss.
         """
-        image, text = out.pair()
         assert out.bias is not None, "the sigmoid objective needs a model with a bias"
-        logits = out.scale * image @ distributed.gather(text).T + out.bias
-        first = distributed.rank() * len(image)
-        own = torch.arange(len(image), device=image.device)
-        sign = -torch.ones_like(logits)
-        sign[own, first + own] = 1
-        return -logsigmoid(sign * logits).sum() / len(image)
+        return _tiles.loss(_found, *out.pair(), out.scale, out.bias)
+
+
+def _found(pairs: Combinations, wanted: Wanted) -> tuple[Tensor, tuple[Tensor | None, ...]]:
+    """The loss and, where wanted, its gradient, in one pass over the tiles."""
+    value, gradient = pairs.image.new_zeros(()), Gradient(pairs, wanted)
+    for tile in pairs.tiles():
+        own = tile.own.clone()
+        tile.own.fill_(-torch.inf)
+        value += softplus(tile.logits, threshold=EXACT).sum() + softplus(-own, threshold=EXACT).sum()
+        if any(wanted):
+            tile.logits.sigmoid_()
+            tile.own.copy_(-own.neg().sigmoid())
+            gradient.add(tile)
+    share = 1 / len(pairs.image)
+    return share * value, gradient.times(share)

@@ -5,11 +5,14 @@ from typing import Annotated
 import torch
 from pydantic import Field
 from torch import Tensor
-from torch.nn.functional import cross_entropy
 
 from clipkit import distributed
 from clipkit.config import settings
+from clipkit.objectives import _tiles
+from clipkit.objectives._tiles import Combinations, Gradient, Wanted
 from clipkit.types import Batch, Embeddings
+
+NONE = -1e30  # less than any logit, yet finite, so that its difference to another is a number
 
 
 @settings
@@ -29,13 +32,92 @@ class Setting:
 
         Source: arXiv 2103.00020, figure 3; checked against open_clip's ClipLoss (local_loss and gather_with_grad).
         """
-        image, text = out.pair()
-        target = torch.arange(len(image), device=image.device) + distributed.rank() * len(image)
-        if distributed.world() == 1:  # one matrix serves both directions: 3 products where two matrices take 6
-            by_image = out.scale * image @ text.T
-            by_text = by_image.T
-        else:
-            by_image = out.scale * image @ distributed.gather(text).T
-            by_text = out.scale * text @ distributed.gather(image).T
-        first, second = (cross_entropy(x, target, label_smoothing=self.label_smoothing) for x in (by_image, by_text))
-        return (first + second) / 2
+        return _tiles.loss(self._found, *out.pair(), out.scale)
+
+    def _found(self, pairs: Combinations, wanted: Wanted) -> tuple[Tensor, tuple[Tensor | None, ...]]:
+        """The loss and, where wanted, its gradient, in two passes over the tiles.
+
+        The cross-entropy of a row is softplus(odds), odds the log of what the others weigh against the true one. So
+        the true one is never summed with the others nor subtracted again: in float32 that would leave nothing of a
+        small loss. A maximum and the log of a sum relative to it are kept apart for the same reason.
+        """
+        kept: dict[int, Tensor] | None = {} if any(wanted) else None
+        images, texts = _weigh(pairs, kept)
+        odds = torch.stack([images.odds(), texts.odds()[pairs.mine]])  # [2, B]
+        value = torch.logaddexp(odds, odds.new_zeros(())).sum()
+        spread = self.label_smoothing / len(pairs.texts)
+        if spread:
+            value += 2 * self.label_smoothing * images.own.sum() - spread * _sum_of_logits(pairs)
+        gradient = Gradient(pairs, wanted)
+        if any(wanted):
+            slopes = 2 * self.label_smoothing - odds.sigmoid().sum(0)  # at the true logits, of both directions
+            images.close()
+            texts.close()
+            for tile in pairs.tiles(kept):
+                torch.add(
+                    images.softmax(tile.logits, tile.rows), texts.softmax(tile.logits, tile.cols), out=tile.logits
+                )
+                tile.own.copy_(slopes[tile.pairs])
+                gradient.add(tile)
+            if spread:
+                gradient.add_everywhere(-2 * spread)
+        half = 1 / (2 * len(pairs.image))
+        return half * value, gradient.times(half)
+
+
+def _weigh(pairs: Combinations, kept: dict[int, Tensor] | None) -> "tuple[_Sums, _Sums]":
+    """What is known of each of this rank's images, and of each text of all ranks, after a pass over the tiles."""
+    images, texts = (
+        _Sums(side.new_full((len(side),), NONE), dim) for side, dim in ((pairs.image, 1), (pairs.texts, 0))
+    )
+    for tile in pairs.tiles(kept):
+        images.own[tile.pairs] = tile.own
+        tile.own.fill_(-torch.inf)
+        images.add(tile.logits, tile.rows)
+        texts.add(tile.logits, tile.cols)
+    texts.own[pairs.mine] = images.own
+    texts.merge()
+    return images, texts
+
+
+class _Sums:
+    """Of each row (dim 1) or column (dim 0) of the logits: the true one `own`, the most of the others, and the sum of
+    exp(other - most)."""
+
+    def __init__(self, own: Tensor, dim: int) -> None:
+        self.own, self.dim = own, dim
+        self.most, self.sum = own.clone(), torch.zeros_like(own)
+
+    def add(self, logits: Tensor, where: slice) -> None:
+        """Count the logits of a tile, in which the true ones are -inf."""
+        most = torch.maximum(self.most[where], logits.amax(self.dim))
+        found = (logits - most.unsqueeze(self.dim)).exp_().sum(self.dim)
+        self.sum[where] = self.sum[where] * (self.most[where] - most).exp() + found
+        self.most[where] = most
+
+    def merge(self) -> None:
+        """Count what the other ranks found in the same columns; the true ones come from the ranks that have them."""
+        most, self.own = distributed.largest(torch.stack([self.most, self.own]))
+        self.sum = distributed.total(self.sum * (self.most - most).exp())
+        self.most = most
+
+    def odds(self) -> Tensor:
+        """The log of what the others weigh against the true one; -inf where there are no others."""
+        return self.most - self.own + self.sum.log()
+
+    def close(self) -> None:
+        """Count the true one among the others."""
+        most = torch.maximum(self.most, self.own)
+        self.sum = self.sum * (self.most - most).exp() + (self.own - most).exp()
+        self.most = most
+
+    def softmax(self, logits: Tensor, where: slice) -> Tensor:
+        """The softmax, over the whole row or column, of the logits of a tile."""
+        shares = (logits - self.most[where].unsqueeze(self.dim)).exp_()
+        return shares.div_(self.sum[where].unsqueeze(self.dim))
+
+
+def _sum_of_logits(pairs: Combinations) -> Tensor:
+    """The sum of this rank's rows of logits and of its columns."""
+    rows = pairs.image.sum(0) @ pairs.texts.sum(0)
+    return pairs.scale * (rows + pairs.texts[pairs.mine].sum(0) @ distributed.total(pairs.image.sum(0)))

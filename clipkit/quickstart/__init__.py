@@ -38,10 +38,16 @@ def run(out: Path, steps: int | None = None) -> Path:
     picture = _picture(out, searches[0][1][0])
     searches.append((f"the picture {picture}", _search(index, "--image", str(picture))))
 
-    page = write(out, read_rows(model / "metrics.jsonl"), read_rows(model / "scores.jsonl"), vectors, searches)
+    page = write(out, read_rows(model / "metrics.jsonl"), _scores(model), vectors, searches)
     say(f"done in {duration(time.monotonic() - began)}")
     print(f"report: {page} (and {page.with_suffix('.png').name} beside it)")
     return page
+
+
+def _scores(model: Path) -> list[dict[str, Any]]:
+    """The run's scores of the weights that commands load: the averaged ones, where it keeps them."""
+    rows = read_rows(model / "scores.jsonl")
+    return [row for row in rows if row.get("weights") == "ema"] or rows
 
 
 def _take_folder(out: Path) -> None:

@@ -12,29 +12,35 @@ from clipkit.errors import Stopped, UserError
 from clipkit.train.loop import train
 from clipkit.train.run import prepare
 from clipkit.train.settings import Settings
+from clipkit.train.watch import watched
 
 __all__ = ["Settings", "from_arguments", "main"]
+
+LOCK_S = 6.0
+"""How long the data workers of a run that was killed may hold its lock: they look every 5 s whether it lives."""
 
 
 def main(recipe: str, overrides: Sequence[str] = ()) -> None:
     """Train by a recipe (a file, or a name in configs/) with overrides.
 
-    Raises: UserError for what the user can fix, BadData, NonFinite, StorageError, Stopped.
+    Raises: UserError for what the user can fix, BadData, NonFinite, StorageError, RankLost, Stopped.
     """
     torch.set_flush_denormal(True)  # before the first parallel operation: rarely used token rows make AdamW 15x slower
     cfg = config.load(Settings, config.find("configs", recipe), overrides)
     accelerator = distributed.start(log_with=cfg.log_with or None, project_dir=cfg.run)
-    stopped = None
-    with _own(Path(cfg.run), accelerator.is_main_process):
+    folder = Path(cfg.run)
+    with _own(folder, accelerator.is_main_process), watched(folder, cfg.timeout_s) as watch:
+        stopped = None
         try:
-            train(prepare(cfg, accelerator))
+            train(prepare(cfg, accelerator), watch)
         except Stopped as error:
             stopped = error
-    # only where all ranks end together: after an error on one, leaving the group could wait for the others for ever
-    accelerator.end_training()
-    distributed.close()
-    if stopped:
-        raise stopped
+        watch.beat(watch.step, "ending")
+        # only where all ranks end together: after an error on one, leaving the group could wait for the others for ever
+        accelerator.end_training()
+        distributed.close()
+        if stopped:
+            raise stopped
 
 
 @contextmanager
@@ -54,7 +60,7 @@ def _own(folder: Path, main: bool) -> Iterator[None]:
         raise UserError(f"{folder}: exists and is not a clipkit run; give another folder with run=...")
     folder.mkdir(parents=True, exist_ok=True)
     try:
-        lock = FileLock(folder / ".lock").acquire(timeout=0)
+        lock = FileLock(folder / ".lock").acquire(timeout=LOCK_S)
     except Timeout:
         raise UserError(f"{folder}: another process is training into it; wait, or give another run=...") from None
     with lock:

@@ -1,6 +1,7 @@
-"""What a training run tells, and the check that its numbers are still numbers."""
+"""What a training run tells: rows for programs, a line of progress for people."""
 
 import json
+import math
 import sys
 import time
 from collections import Counter
@@ -9,12 +10,13 @@ from typing import Any
 
 import torch
 
-from clipkit import checkpoint, config, distributed
-from clipkit.errors import NonFinite
+from clipkit import checkpoint, config, distributed, parallel
 from clipkit.evals import Task
 from clipkit.log import Progress, Rows, say
+from clipkit.train.meter import Meter
 from clipkit.train.run import Run
 from clipkit.train.settings import flat
+from clipkit.train.survive import Seen
 from clipkit.types import Bad, Batch
 
 
@@ -26,14 +28,16 @@ class Log:
         self.progress = Progress("train", run.steps, run.step)
         self.began, self.waited, self.rows_seen = time.monotonic(), 0.0, 0
         self.bad: Rows | None = None
-        self.norm: torch.Tensor | None = None
+        self.meter = Meter(run.net, run.optimizer)
         self.samples = None
         if run.cfg.log_samples:
             self.samples = Rows(run.folder / f"samples-rank{distributed.rank()}.jsonl", run.step)
         if run.main:
-            for path in [*run.folder.glob("samples-rank*.jsonl"), *run.folder.glob("bad-samples-rank*.jsonl")]:
-                if int(path.stem.rpartition("rank")[2]) >= distributed.world() or path.name.startswith("bad"):
+            for path in run.folder.glob("*-rank*.jsonl"):
+                if int(path.stem.rpartition("rank")[2]) >= distributed.world() or not path.name.startswith("samples"):
                     Rows(path, run.step)
+            for path in run.folder.glob("rollbacks.jsonl"):
+                Rows(path, run.step)
             checkpoint.clear_leftovers(run.folder)
             config.write_atomic(run.folder / "train.yaml", config.to_yaml(run.cfg))
             self.metrics = Rows(run.folder / "metrics.jsonl", run.step)
@@ -53,26 +57,35 @@ class Log:
             self.waited += time.monotonic() - began
             yield batch
 
-    def step(self, batch: Batch, loss: torch.Tensor, norm: torch.Tensor) -> None:
+    def step(self, batch: Batch) -> None:
         """One step is done."""
-        run = self.run
         self._note_bad(batch.replaced)
         if self.samples:
-            self.samples.write({"step": run.step, "position": batch.position.tolist(), "keys": batch.keys})
-        self.norm = norm if self.norm is None else self.norm + 0 * norm  # one NaN anywhere stays, without a sync
-        self.rows_seen += run.cfg.data.batch
-        if run.step % run.cfg.log_every and run.step != run.steps:
-            return
-        self.finite()
+            row = {"step": self.run.step, "position": batch.position.tolist(), "keys": batch.keys}
+            self.samples.write(row)
+        self.rows_seen += self.run.cfg.data.batch
+        self.meter.count(batch)
+
+    def before_update(self) -> None:
+        """The gradients of a step are known; if it is one to log, its update will be measured."""
+        now = self.run.step + 1
+        if now % self.run.cfg.log_every == 0 or now == self.run.steps:
+            self.meter.before_update()
+
+    def row(self, seen: Seen) -> None:
+        """The row of metrics of a step that was just looked at."""
+        run = self.run
         seconds = max(time.monotonic() - self.began, 1e-9)
         row = {
             "step": run.step,
-            "loss": distributed.mean(loss).item(),
+            "loss": _number(seen.loss),
             "lr": run.optimizer.param_groups[0]["lr"],
-            "grad_norm": norm.item(),
-            "scale": run.net.net.logit_scale.exp().item(),
+            "grad_norm": _number(seen.norm),
+            "scale": parallel.full(run.net.net.logit_scale.detach()).exp().item(),
             "pairs_per_s": self.rows_seen / seconds,
             "wait_share": self.waited / seconds,
+            **self.meter.row(seconds),
+            "skipped": run.health.skipped,
             **self._replaced(),
         }
         if len(epochs := run.stream.epochs(run.step)) > 1:
@@ -80,10 +93,12 @@ class Log:
         if run.main:
             self.metrics.write(row)
         if run.cfg.log_with:
-            run.accelerator.log({k: v for k, v in flat(row) if k != "step"}, step=run.step)
-        text = f"loss {row['loss']:.3f}  {row['pairs_per_s']:.0f} pairs/s  data wait {row['wait_share']:.0%}"
-        self.progress.update(run.step, text + (f"  {row['replaced']} samples replaced" if row["replaced"] else ""))
-        self.began, self.waited, self.rows_seen, self.norm = time.monotonic(), 0.0, 0, None
+            told = {k: v for k, v in flat(row) if k != "step" and v is not None}
+            run.accelerator.log(told, step=run.step)
+        text = f"loss {seen.loss:.3f}  {row['pairs_per_s']:.0f} pairs/s  data wait {row['wait_share']:.0%}"
+        counts = {"samples replaced": row["replaced"], "steps skipped": row["skipped"]}
+        self.progress.update(run.step, "  ".join([text, *(f"{n} {what}" for what, n in counts.items() if n)]))
+        self.began, self.waited, self.rows_seen = time.monotonic(), 0.0, 0
 
     def _note_bad(self, found: list[Bad]) -> None:
         """Every unreadable sample goes to a file; some are told."""
@@ -111,28 +126,24 @@ class Log:
             say(f"{number} unreadable samples were replaced by others of their shards ({told})")
         return {"replaced": number, "replaced_because": dict(sorted(because.items()))}
 
-    def finite(self, always: bool = False) -> None:
-        """Raises: NonFinite when a gradient since the last call, or (`always`) a weight, is not a finite number."""
-        bad = self.norm is not None and not bool(torch.isfinite(self.norm))
-        if always and not bad:
-            bad = not all(bool(torch.isfinite(p).all()) for p in self.run.net.parameters())
-        if bad:
-            raise NonFinite(
-                f"{self.run.folder}: gradients or weights stopped being finite by step {self.run.step}; nothing of "
-                "it was saved. Try a lower optim.lr, optim.clip=1.0, or precision=fp32"
-            )
-
     def pause(self, seconds: float) -> None:
         """Time that was not spent on training."""
         self.began += seconds
 
-    def scores(self, task: Task, scores: dict[str, float]) -> None:
-        """One evaluation is done."""
+    def scores(self, task: Task, scores: dict[str, float], weights: str) -> None:
+        """One evaluation is done, of the raw weights or of their average (ema)."""
         run = self.run
         if run.main:
-            self.table.write({"step": run.step, "task": task.name, "kind": task.kind, "scores": scores})
+            facts = {"step": run.step, "task": task.name, "kind": task.kind, "weights": weights}
+            self.table.write({**facts, "scores": scores})
         if run.cfg.log_with:
-            run.accelerator.log({f"{task.name}/{name}": value for name, value in scores.items()}, step=run.step)
+            told = {f"{task.name}/{weights}/{name}": value for name, value in scores.items()}
+            run.accelerator.log(told, step=run.step)
         shown = "  ".join(f"{name} {value:.3f}" for name, value in scores.items() if isinstance(value, float))
         if sys.stderr.isatty() or run.step == run.steps:
-            say(f"step {run.step}  {task.name}: {shown}")
+            say(f"step {run.step}  {task.name}, {weights} weights: {shown}")
+
+
+def _number(x: float) -> float | None:
+    """`x` as JSON has it, which knows no infinities."""
+    return x if math.isfinite(x) else None

@@ -1,6 +1,5 @@
-"""The training loop: rate, batch, gradients, clip, step, log; now and then evaluate and save."""
+"""The training loop: rate, batch, gradients, clip, update, clamp, average; now and then log, save, evaluate, stop."""
 
-import math
 import signal
 import time
 from collections.abc import Iterator
@@ -9,74 +8,102 @@ from typing import Any
 
 import torch
 
-from clipkit import distributed, optim
+from clipkit import data, distributed, optim, parallel
 from clipkit.data.order import mix
 from clipkit.errors import Stopped
 from clipkit.log import say
 from clipkit.step import gradients
-from clipkit.train.feed import placer
+from clipkit.train.feed import chunk_of, placer
 from clipkit.train.log import Log
+from clipkit.train.profile import Tracer
 from clipkit.train.run import Run
-from clipkit.train.save import save
+from clipkit.train.save import Saver
 from clipkit.train.scoring import evaluate
+from clipkit.train.survive import Survival, roll_back, weights_are_finite
+from clipkit.train.watch import Watch
 
 
-def train(run: Run) -> None:
+def train(run: Run, watch: Watch) -> None:
     """Every step from where the run stands to its end; each ends in a state that a checkpoint holds whole."""
     cfg = run.cfg
     parameters = [p for p in run.net.parameters() if p.requires_grad]
-    log = Log(run)
+    log, survival = Log(run), Survival(run)
+    watch.beat(run.step, "evaluating", patient=True)
     if run.step and _is_due(run, run.cfg.eval.every):
         evaluate(run, log)  # what a kill between saving and scoring left undone
     if run.step >= run.steps:
         say(f"{run.folder}: all {run.steps} steps are done; nothing is left to do")
+        Saver(run).finish()  # what could not be copied to save_to is tried again
         return
     run.model.train()
-    place = placer(run)
-    with _signals(run), log.progress:
+    watch.beat(run.step, "the first step", patient=True)
+    place, chunk = placer(run), chunk_of(run)
+    tracer = Tracer(cfg.profile if run.main else None, run.folder, run.step)
+    with _signals(run), Saver(run) as saver, log.progress, tracer:
         for batch in log.waiting(run.stream.batches(run.step, run.steps)):
             optim.set_lr(run.optimizer, optim.lr_at(cfg.optim, run.step, run.steps))
             # random numbers are a function of (seed, step, rank): a resumed step draws what the first run drew
             torch.manual_seed(int(mix(cfg.seed, run.step, distributed.rank())) >> 1)
+            run.net.patch_dropout = data.stage_at(cfg.data.stages, run.step, run.steps).patch_dropout
             run.optimizer.zero_grad()
-            loss = gradients(run.model, run.objective, batch, cfg.chunk, place)
-            norm = torch.nn.utils.clip_grad_norm_(parameters, cfg.optim.clip or math.inf)
-            run.optimizer.step()
+            loss = gradients(run.model, run.objective, batch, chunk, place, cfg.cache_on_host)
+            log.before_update()
+            norm = parallel.clip(parameters, cfg.optim.clip)
+            optim.update(run.optimizer, norm)
             run.net.clamp_scale()
             if run.ema:
                 run.ema.update()
             run.step += 1
-            log.step(batch, loss, norm)
-            _every_so_often(run, log)
+            survival.note(batch, loss, norm)
+            log.step(batch)
+            tracer.step(run.step)
+            _every_so_often(run, saver, log, survival, watch)
+            watch.beat(run.step)
+        watch.beat(run.step, "saving", patient=True)
 
 
-def _every_so_often(run: Run, log: Log) -> None:
-    """Save, stop and evaluate, where it is time for it."""
+def _every_so_often(run: Run, saver: Saver, log: Log, survival: Survival, watch: Watch) -> None:
+    """Log, go back, save, stop and evaluate, where it is time for it."""
+    cfg = run.cfg
+    logs, saves, scores = (_is_due(run, every) for every in (cfg.log_every, cfg.save_every, cfg.eval.every))
+    if not (logs or saves or scores or survival.is_time()):
+        return
+    seen = survival.look()
+    if logs:
+        log.row(seen)
     began = time.monotonic()
-    stop = _stop_agreed(run)
-    if stop or _is_due(run, run.cfg.save_every):
-        log.finite(always=True)
-        if run.main:
-            save(run)
-        run.accelerator.wait_for_everyone()
-    if stop:
-        raise Stopped(f"stopped by {stop} at step {run.step} and saved; the same command goes on from here")
-    if _is_due(run, run.cfg.eval.every):
+    _keep(run, saver, watch, logs, saves, bool(seen.stop))
+    if seen.stop:
+        saver.finish()
+        raise Stopped(f"stopped by {seen.stop} at step {run.step} and saved; the same command goes on from here")
+    if scores:
+        watch.beat(run.step, "evaluating", patient=True)
         evaluate(run, log)
     log.pause(time.monotonic() - began)
+    survival.rest()
+
+
+def _keep(run: Run, saver: Saver, watch: Watch, logs: bool, saves: bool, stop: bool) -> None:
+    """Save a state that is good, or one that was put back; what a signal asks for is saved as it is, so that a run that
+    is stopped and goes on judges its steps where the unbroken one does."""
+    why = run.health.trouble(run.cfg.max_skipped) if logs or saves else ""
+    if not why and (saves or stop) and not weights_are_finite(run):
+        why = "weights that are not finite"
+    if not (why or saves or stop):
+        return
+    watch.beat(run.step, "saving", patient=True)
+    if why:
+        saver.settle()
+        roll_back(run, why)
+    parallel.same_weights(run.net)
+    if why or saves:
+        run.health.good = run.step
+    saver.save()
 
 
 def _is_due(run: Run, every: int | None) -> bool:
     """Is it time for what happens every so many steps, and at the end?"""
     return run.step == run.steps or (every is not None and run.step % every == 0)
-
-
-def _stop_agreed(run: Run) -> str:
-    """The signal to stop by, if any rank got one; all ranks learn of it at the same step."""
-    if run.accelerator.num_processes == 1 or run.step % run.cfg.log_every:
-        return run.stop if run.accelerator.num_processes == 1 else ""
-    told = distributed.total(torch.tensor(float(bool(run.stop)), device=run.accelerator.device))
-    return (run.stop or "a signal to another rank") if told > 0 else ""
 
 
 @contextmanager

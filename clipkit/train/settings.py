@@ -14,6 +14,7 @@ from clipkit.data import Settings as Data
 from clipkit.errors import UserError
 from clipkit.models import Settings as Model
 from clipkit.optim import Settings as Optim
+from clipkit.train.profile import Settings as Profile
 
 Count = Annotated[int, Field(gt=0)]
 FREE = (
@@ -23,16 +24,29 @@ FREE = (
     "log_every",
     "save_every",
     "keep",
+    "keep_every",
+    "save_async",
+    "save_to",
     "log_with",
     "log_samples",
     "eval",
+    "chunk",
+    "cache_on_host",
+    "compile",
+    "checkpointing",
     "data.train",
     "data.workers",
     "data.max_bad",
     "data.cache_gb",
+    "max_skipped",
+    "spike",
+    "max_rollbacks",
+    "timeout_s",
+    "profile",
 )
-"""Settings that a resumed run may change: none of them alters what a step sees or does. (`steps` stretches the rate; of
-`data.train` the weights may change, while shards, selections and captions are held to the checkpoint's facts.)"""
+"""Settings that a resumed run may change: none of them alters what a step sees or does. (`chunk` rounds otherwise, and
+deals dropout otherwise; `steps` stretches the rate; of `data.train` the weights may change, while shards, selections and
+captions are held to the checkpoint's facts.)"""
 
 
 @settings
@@ -60,10 +74,16 @@ class Settings:
     """Steps of the whole run; give this or epochs."""
     epochs: Annotated[float, Field(gt=0)] | None = None
     """Passes over the data of the whole run."""
-    chunk: Count | None = None
-    """Pairs per rank inside the model at once (gradient cache, exact); null takes the whole batch."""
+    chunk: Count | Literal["auto"] | None = None
+    """Pairs per rank inside the model at once (gradient cache, exact): a number, auto (as many as fit), null (all)."""
+    cache_on_host: bool = False
+    """Keep the gradient cache's embeddings in host memory while a chunk's graph is on the GPU."""
     precision: Literal["auto", "bf16", "fp32"] = "auto"
     """Of the towers; auto is bf16 where the device is faster in it, else fp32."""
+    compile: Literal["auto"] | bool = "auto"
+    """Compile the blocks of the towers with torch.compile; auto does where the device is a GPU."""
+    checkpointing: bool = False
+    """Compute what is inside of the towers' blocks again in backward instead of keeping it: less memory, more time."""
     ema: Annotated[float, Field(gt=0, lt=1)] | None = None
     """Decay of an average of the weights, which is then what is evaluated and loaded; null keeps none."""
     seed: Annotated[int, Field(ge=0, lt=1 << 32)] = 0
@@ -74,9 +94,26 @@ class Settings:
     save_every: Count = 500
     """Steps between checkpoints; the last step is always saved."""
     keep: Count = 2
-    """Checkpoints to keep."""
+    """Newest checkpoints to keep."""
+    keep_every: Count | None = None
+    """Checkpoints at multiples of this many steps are kept for ever; null keeps none for ever."""
+    save_async: bool | None = None
+    """Write checkpoints beside the training, from a copy in the host's memory; null: yes where the device is a GPU."""
+    save_to: str | None = None
+    """fsspec URL (s3://bucket/run, gs://) to which every checkpoint is copied; an empty run folder resumes from it."""
+    max_skipped: Count = 10
+    """Steps in a row without finite gradients after which the run goes back to its last good checkpoint."""
+    spike: Annotated[float, Field(gt=0)] | None = None
+    """Go back also when a loss is so many deviations above the mean of the 100 before; null never does."""
+    max_rollbacks: Annotated[int, Field(ge=0)] = 3
+    """How often a run may go back to a checkpoint before it ends with exit code 4."""
+    timeout_s: Annotated[float, Field(gt=0)] = 600.0
+    """Seconds without a step after which a run ends itself, exit code 6 (six times as long for the first step,
+    evaluating and saving)."""
     log_with: list[str] = field(default_factory=list)
     """Trackers of Accelerate beside metrics.jsonl: tensorboard, wandb, trackio, mlflow, ..."""
+    profile: Profile | None = None
+    """Trace some steps of rank 0 with torch's profiler to RUN/profile: {start: 20, steps: 5}; null traces none."""
     log_samples: bool = False
     """Write the keys of every step's samples to samples-rank*.jsonl."""
 

@@ -34,8 +34,8 @@ from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
-import numpy as np
 import typer
+from scorers import clipkit_scores, plain_scores
 from trainers import REPO, Case, peer_python, timed
 
 NAMES = ("open_clip", "clipkit")
@@ -112,52 +112,6 @@ def train_within(
     raise SystemExit(f"{TRIES} runs in a row took more than {bound:.1f} s: this machine is too busy to compare on")
 
 
-def clipkit_scores(arch: Path, weights: Path, test: Path) -> dict[str, float]:
-    """clipkit's retrieval evaluation of a file of weights, whoever trained it."""
-    from clipkit import models
-    from clipkit.evals import retrieval
-
-    model = models.create(models.Settings(arch=str(arch), pretrained=str(weights)))
-    return retrieval.Setting(data=str(test))(model.eval())
-
-
-def plain_scores(arch: Path, weights: Path, test: Path) -> dict[str, float]:
-    """The twin: open_clip's model, transform and full-length texts, tar entries one by one, recall in numpy."""
-    import io
-    import tarfile
-
-    import open_clip
-    import torch
-    from PIL import Image
-
-    open_clip.add_model_config(arch)
-    model, _, transform = open_clip.create_model_and_transforms(arch.stem, pretrained=str(weights))
-    model.eval()
-    tokens, pictures, captions = open_clip.get_tokenizer(arch.stem), [], []
-    for shard in sorted(test.glob("*.tar")):
-        with tarfile.open(shard) as tar:
-            read = {m.name: tar.extractfile(m).read() for m in tar if m.name.endswith((".jpg", ".txt"))}  # type: ignore
-        for name in sorted(name for name in read if name.endswith(".jpg")):
-            pictures.append(transform(Image.open(io.BytesIO(read[name]))))
-            captions.append(read[name[:-3] + "txt"].decode())
-    with torch.inference_mode():
-        image = model.encode_image(torch.stack(pictures), normalize=True)
-        text = model.encode_text(tokens(captions), normalize=True)
-    return recalls(image.numpy(), text.numpy())
-
-
-def recalls(image: np.ndarray, text: np.ndarray, depths: tuple[int, ...] = (1, 5)) -> dict[str, float]:
-    """Share of the rows of `text` [N, D] whose own row of `image` [N, D] is among the k most similar, the other way
-    round, and the mean of both; of equal similarities the own row comes last."""
-    scores = text @ image.T
-    found = {}
-    for name, table in (("image", scores), ("text", scores.T)):
-        rank = (table >= np.diag(scores)[:, None]).sum(1)  # 1 is the best
-        found |= {f"{name}_retrieval_recall@{k}": float((rank <= k).mean()) for k in depths}
-    means = {k: (found[f"image_retrieval_recall@{k}"] + found[f"text_retrieval_recall@{k}"]) / 2 for k in depths}
-    return found | {f"mean_recall@{k}": value for k, value in means.items()}
-
-
 def table(rows: list[Row]) -> str:
     """The runs as text, in the order of their training."""
     lines = ["trainer     seed   steps     pairs   seconds     R@1     R@5   R@5, plain twin"]
@@ -200,8 +154,8 @@ def compare(case: Case, seconds: float, seeds: int, only: str | None, folder: Pa
             steps, took, paces[name] = train_within(lambda n: timed(*todo(n)), paces[name], room, bound, _say)  # noqa: B023
             room, bound = min(seconds, took), took  # clipkit, the second, never gets more than open_clip took
             weights = todo(steps)[1]
-            ours = clipkit_scores(case.arch, weights, case.data / "test")
-            plain = plain_scores(case.arch, weights, case.data / "test")["mean_recall@5"]
+            ours = clipkit_scores(case.arch, weights, case.test)
+            plain = plain_scores(case.arch, weights, case.test)["mean_recall@5"]
             recall1, recall5 = ours["mean_recall@1"], ours["mean_recall@5"]
             rows.append(Row(name, seed, steps, steps * case.batch, took, recall1, recall5, plain))
             _say(table(rows).splitlines()[-1])
@@ -233,10 +187,10 @@ def main(
         subprocess.run([sys.executable, "-m", "clipkit", "data", "openmoji", str(data)], check=True, stdout=2)
     if (load := os.getloadavg()[0]) > 0.25 * (os.cpu_count() or 1):
         _say(f"load average {load:.2f}: others use this machine, and a crowded core slows a step up to tenfold")
+    train, test = (str(data.resolve() / split / "*.tar") for split in ("train", "test"))
+    case = Case(arch.resolve(), train, test, batch, peer or peer_python())
     with tempfile.TemporaryDirectory() as folder:
-        rows = compare(
-            Case(arch.resolve(), data.resolve(), batch, peer or peer_python()), seconds, seeds, only, Path(folder)
-        )
+        rows = compare(case, seconds, seeds, only, Path(folder))
     print(table(rows))
     if only:
         return

@@ -1,9 +1,13 @@
 """clipkit and open_clip_train as commands that train the same thing."""
 
+import contextlib
+import glob
 import os
 import subprocess
 import sys
+import tempfile
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,10 +29,12 @@ open_clip.add_model_config(sys.argv[1]); peer.main(sys.argv[2:])"""
 
 @dataclass(frozen=True)
 class Case:
-    """What both trainers are given."""
+    """What both trainers are given: an architecture file, globs of the shards to train and to test
+    on, pairs of a step, and open_clip's Python."""
 
     arch: Path
-    data: Path
+    train: str
+    test: str
     batch: int
     peer_python: str
 
@@ -40,7 +46,7 @@ class Case:
         settings = {
             "run": out,
             "model.arch": self.arch,
-            "data.train": self.data / "train",
+            "data.train": self.train,
             "data.batch": self.batch,
             "data.crop": list(RECIPE["crop"]),
             "data.workers": workers,
@@ -69,7 +75,7 @@ class Case:
         beta1, beta2 = RECIPE["betas"]
         options = {
             "model": self.arch.stem,
-            "train-data": "::".join(map(str, sorted((self.data / "train").glob("*.tar")))),
+            "train-data": "::".join(sorted(glob.glob(self.train))),
             "dataset-type": "webdataset",
             "train-num-samples": steps * self.batch,
             "epochs": 1,
@@ -98,19 +104,40 @@ def warmup(steps: int) -> int:
     return min(RECIPE["warmup"], max(1, steps // 4))
 
 
-def timed(command: list[str], weights: Path) -> float:
-    """Run to the end; the seconds it took.
+def timed(command: list[str], weights: Path, see: Callable[[int], Any] | None = None) -> float:
+    """Run to the end; the seconds it took. `see` is told four times a second how many bytes its processes hold (PSS).
 
     Raises: SystemExit with the last lines that it said, unless it left its weights.
     """
     environment = {**os.environ, "CUDA_VISIBLE_DEVICES": "", "TOKENIZERS_PARALLELISM": "false"}
-    began = time.monotonic()
-    done = subprocess.run(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
-    seconds = time.monotonic() - began
-    if done.returncode or not weights.is_file():
-        tail = "\n".join(done.stdout.splitlines()[-25:])
-        raise SystemExit(f"{tail}\n{command[0]}: the training above failed (exit {done.returncode})")
+    with tempfile.TemporaryFile("w+") as said:
+        began = time.monotonic()
+        child = subprocess.Popen(command, env=environment, stdout=said, stderr=subprocess.STDOUT)
+        while see:
+            see(_held(child.pid))
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                child.wait(0.25)
+                break
+        code = child.wait()
+        seconds = time.monotonic() - began
+        said.seek(0)
+        tail = "\n".join(said.read().splitlines()[-25:])
+    if code or not weights.is_file():
+        raise SystemExit(f"{tail}\n{command[0]}: the training above failed (exit {code})")
     return seconds
+
+
+def _held(pid: int) -> int:
+    """Bytes that the process and its descendants hold together."""
+    import psutil  # comes with accelerate
+
+    total = 0
+    with contextlib.suppress(psutil.Error):
+        parent = psutil.Process(pid)
+        for one in (parent, *parent.children(recursive=True)):
+            with contextlib.suppress(psutil.Error):
+                total += one.memory_full_info().pss
+    return total
 
 
 def peer_python() -> str:

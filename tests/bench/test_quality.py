@@ -19,6 +19,11 @@ def quality():
     sys.path.remove(str(BENCH))
 
 
+@pytest.fixture(scope="module")
+def scorers(quality):
+    return importlib.import_module("scorers")
+
+
 def test_two_short_runs_tell_the_start_and_the_step(quality):
     pace = quality.Pace.of((4, 14.0), (24, 24.0))  # 10 s more for 20 steps more
     assert (pace.start_s, pace.step_s) == (12.0, 0.5)
@@ -58,23 +63,23 @@ def test_the_fewest_steps_are_kept_whatever_they_take(quality):
     assert quality.train_within(lambda n: 50.0, quality.Pace(1.0, 20.0, workers=2), 10.0, 10.0, str)[:2] == (2, 50.0)
 
 
-def test_recalls_of_an_example_done_by_hand(quality):
+def test_recalls_of_an_example_done_by_hand(scorers):
     image = np.eye(3)
     text = np.array([[1.0, 0.9, 0.0], [0.9, 0.5, 0.0], [0.0, 0.0, 1.0]])
     # texts 0 and 2 find their pictures first, text 1 its own second; pictures 0 and 2 theirs, picture 1 its own second
-    found = quality.recalls(image, text, depths=(1, 2))
+    found = scorers.recalls(image, text, depths=(1, 2))
     assert found["image_retrieval_recall@1"] == found["text_retrieval_recall@1"] == pytest.approx(2 / 3)
     assert found["image_retrieval_recall@2"] == found["text_retrieval_recall@2"] == found["mean_recall@2"] == 1
 
 
-def test_recalls_differ_by_direction_and_a_tie_counts_against(quality):
+def test_recalls_differ_by_direction_and_a_tie_counts_against(scorers):
     image, text = np.eye(2), np.array([[1.0, 0.0], [1.0, 0.0]])
-    found = quality.recalls(image, text, depths=(1,))
+    found = scorers.recalls(image, text, depths=(1,))
     assert found == {"image_retrieval_recall@1": 0.5, "text_retrieval_recall@1": 0.0, "mean_recall@1": 0.25}
-    assert quality.recalls(np.zeros((3, 2)), np.zeros((3, 2)))["mean_recall@1"] == 0
+    assert scorers.recalls(np.zeros((3, 2)), np.zeros((3, 2)))["mean_recall@1"] == 0
 
 
-def test_recalls_equal_clipkits_evaluator(quality):
+def test_recalls_equal_clipkits_evaluator(scorers):
     import torch
 
     from clipkit.evals import retrieval
@@ -82,7 +87,7 @@ def test_recalls_equal_clipkits_evaluator(quality):
     generator = torch.Generator().manual_seed(0)
     text = torch.nn.functional.normalize(torch.randn(40, 8, generator=generator), dim=-1)
     image = torch.nn.functional.normalize(text + 0.4 * torch.randn(40, 8, generator=generator), dim=-1)
-    plain = quality.recalls(image.numpy(), text.numpy())
+    plain = scorers.recalls(image.numpy(), text.numpy())
     rows = torch.arange(40)
     for name, queries, gallery in (("image", text, image), ("text", image, text)):
         hits = retrieval.Setting(data="", recall_at=(1, 5))._hits(queries, gallery, rows, rows)
@@ -128,7 +133,7 @@ def test_the_verdict_is_not_ok_when(quality, change, why):
 def test_both_trainers_get_the_same_recipe(quality, tmp_path):
     (tmp_path / "train").mkdir()
     (tmp_path / "train" / "00000.tar").touch()
-    case = quality.Case(tmp_path / "ViT.json", tmp_path, 64, "/peer/python")
+    case = quality.Case(tmp_path / "ViT.json", str(tmp_path / "train/*.tar"), "", 64, "/peer/python")
     ours = dict(word.split("=", 1) for word in case.command("clipkit", 300, 7, 1, tmp_path / "a")[0][4:])
     peer, weights = case.command("open_clip", 300, 7, 1, tmp_path / "b")
     theirs = dict(zip(peer[4::2], peer[5::2], strict=True))

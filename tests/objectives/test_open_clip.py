@@ -52,7 +52,7 @@ def test_five_steps_equal_those_of_open_clip(name: str) -> None:
         wanted.backward()
         torch.testing.assert_close(loss, wanted.detach(), rtol=1e-5, atol=1e-5)
         for (key, p), q in zip(model.net.named_parameters(), peer.parameters(), strict=True):
-            torch.testing.assert_close(p.grad, q.grad, rtol=1e-5, atol=1e-5, msg=lambda m, key=key: f"{key}: {m}")
+            torch.testing.assert_close(p.grad, q.grad, rtol=3e-5, atol=3e-5, msg=lambda m, key=key: f"{key}: {m}")
         for weights, optimizer in ((model, ours), (peer, theirs)):
             torch.nn.utils.clip_grad_norm_(weights.parameters(), 1.0)
             optimizer.step()

@@ -1,4 +1,4 @@
-"""Two processes are one process with half of the batch each; wrong launches are refused."""
+"""Two processes are one process with half of the batch, and half of the weights, each; wrong launches are refused."""
 
 from pathlib import Path
 
@@ -10,25 +10,30 @@ from clipkit.log import read_rows
 from tests import making, two_ranks
 
 
-def test_two_processes_equal_one(tmp_path: Path) -> None:
+def test_two_processes_that_share_the_weights_equal_one(tmp_path: Path) -> None:
     held_out = making.shards(tmp_path / "held_out", (7, 4), first=100)
     evaluation = {"suite": making.suite(tmp_path, held_out), "every": 9}
     for name in ("one", "two"):
         (tmp_path / name).mkdir()
-        making.recipe(tmp_path / name, eval=evaluation, chunk=3)
+        making.recipe(tmp_path / name, eval=evaluation, chunk=3, ema=0.9)
     one = making.clipkit("train", str(tmp_path / "one/recipe.yaml"))
-    two = making.launch("clipkit.train", str(tmp_path / "two/recipe.yaml"))
+    spread = f"--use_fsdp --fsdp_version 2 --num_processes 2 --main_process_port {making.free_port()}"
+    two = making.launch("clipkit.train", str(tmp_path / "two/recipe.yaml"), options=tuple(spread.split()))
     assert one.returncode == 0, one.stderr
     assert two.returncode == 0, two.stderr
+    assert "2 processes (FSDP2)" in two.stderr and "Warning" not in two.stderr, two.stderr
     runs = tmp_path / "one/run", tmp_path / "two/run"
     assert making.samples(runs[0]) == making.samples(runs[1])
     assert [position for _, pairs in sorted(making.samples(runs[1]).items()) for position, _ in pairs] == [*range(160)]
     losses = [making.losses(run) for run in runs]
     assert losses[0] == pytest.approx(losses[1], rel=1e-4)
     scores = [read_rows(run / "scores.jsonl") for run in runs]
-    assert [row["step"] for row in scores[0]] == [9, 9, 18, 18, 20, 20]
+    assert [row["step"] for row in scores[0]] == [9] * 4 + [18] * 4 + [20] * 4
     for a, b in zip(*scores, strict=True):
-        assert a["scores"] == pytest.approx(b["scores"], abs=1e-4) and a["task"] == b["task"]
+        assert a["scores"] == pytest.approx(b["scores"], abs=1e-4) and (a["task"], a["weights"]) == (
+            b["task"],
+            b["weights"],
+        )
 
     # the command that scores a model alone gives the same on two ranks
     run = str(runs[0])

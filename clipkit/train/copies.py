@@ -1,0 +1,180 @@
+"""Copies of a run's checkpoints at an fsspec address (`save_to`), and getting them back into an empty folder."""
+
+import json
+import os
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import TypeVar
+
+from clipkit import checkpoint, distributed
+from clipkit.errors import StorageError, UserError
+from clipkit.log import say
+from clipkit.shards.remote import PATIENCE, Patience, Refused, filesystem, retried
+from clipkit.train.settings import Settings
+
+T = TypeVar("T")
+MANIFEST = "manifest.json"
+LOGS = ("metrics.jsonl", "scores.jsonl", "train.yaml")
+FLAT = {"s3", "s3a", "gs", "gcs", "az", "abfs", "abfss", "memory"}
+"""Protocols without folders: there is none to make, and one might be taken for a bucket."""
+
+
+class Unreachable(StorageError):
+    """The storage does not answer: nothing is known of what lies there."""
+
+
+class Copies:
+    """The checkpoints at an address: checkpoints/000001000/..., each complete once its manifest.json is there.
+
+    Raises: UserError when the address is of a protocol whose package is missing.
+    """
+
+    def __init__(self, url: str, patience: Patience = PATIENCE) -> None:
+        self.url, self.patience = url.rstrip("/"), patience
+        self.system, root = filesystem(self.url, patience.stall_s)
+        self.root = root.rstrip("/")
+        protocols = [self.system.protocol] if isinstance(self.system.protocol, str) else self.system.protocol
+        self.folders = not FLAT.intersection(protocols)
+
+    def send(self, place: Path, keep: int, keep_every: int | None) -> None:
+        """Copy a checkpoint, its manifest last, and the run's logs; then drop the older ones that are not kept.
+
+        Raises: StorageError when the storage refuses, or still fails after some tries.
+        """
+        *files, manifest = [*checkpoint.manifest(place), MANIFEST]
+        there = f"checkpoints/{place.name}"
+        for name in files:
+            self._put(place / name, f"{there}/{name}")
+        self.send_logs(place.parents[1])
+        self._put(place / manifest, f"{there}/{manifest}")
+        try:
+            self._prune(int(place.name), keep, keep_every)
+        except StorageError as error:
+            say(f"older copies could not be removed: {error}")
+
+    def send_logs(self, run: Path) -> None:
+        """Copy metrics.jsonl, scores.jsonl and train.yaml.
+
+        Raises: StorageError as `send` does.
+        """
+        for name in LOGS:
+            if (run / name).is_file():
+                self._put(run / name, name)
+
+    def fetch_newer(self, run: Path, than: int) -> Path | None:
+        """The newest valid checkpoint at the address that is newer than step `than`, brought into the run folder with
+        the run's logs; damaged ones are named and passed over.
+
+        Raises: StorageError when the storage does not answer, or there is nothing but damaged ones (`than` below 0).
+        """
+        newer = sorted((step for step in self.steps() if step > than), reverse=True)
+        for step in newer:
+            place = checkpoint.folder(run, step)
+            work = place.with_name(f".{place.name}.{os.getpid()}.tmp")
+            try:
+                self._fetch(f"checkpoints/{place.name}", work)
+                for name in LOGS:
+                    if self._try(lambda name=name: self.system.exists(f"{self.root}/{name}")):
+                        self._get(name, run / name)
+                shutil.rmtree(place, ignore_errors=True)
+                work.rename(place)
+            except Unreachable:
+                raise
+            except StorageError as error:
+                say(f"damaged checkpoint passed over: {self.url}/checkpoints/{place.name}: {error}")
+                continue
+            finally:
+                shutil.rmtree(work, ignore_errors=True)
+            say(f"{place}: fetched from {self.url}")
+            return place
+        if newer and than < 0:
+            raise StorageError(f"{self.url}: all {len(newer)} checkpoints are damaged; give another save_to=")
+        return None
+
+    def steps(self) -> set[int]:
+        """The steps whose checkpoints are complete at the address.
+
+        Raises: StorageError when the storage does not answer.
+        """
+        return {step for step in self._steps() if self._try(lambda s=step: self.system.exists(self._manifest(s)))}
+
+    def _steps(self) -> set[int]:
+        def names() -> list[str]:
+            self.system.invalidate_cache()
+            folder = f"{self.root}/checkpoints"
+            return self.system.ls(folder, detail=False) if self.system.exists(folder) else []
+
+        return {int(name) for path in self._try(names) if (name := path.rstrip("/").rpartition("/")[2]).isdigit()}
+
+    def _manifest(self, step: int) -> str:
+        return f"{self.root}/checkpoints/{step:09d}/{MANIFEST}"
+
+    def _fetch(self, there: str, work: Path) -> None:
+        work.mkdir(parents=True)
+        self._get(f"{there}/{MANIFEST}", work / MANIFEST)
+        for name in checkpoint.manifest(work):
+            (work / name).parent.mkdir(parents=True, exist_ok=True)
+            self._get(f"{there}/{name}", work / name)
+        checkpoint.verify(work)
+
+    def _prune(self, step: int, keep: int, keep_every: int | None) -> None:
+        """Remove what is not kept, and what a killed run has left half sent."""
+        complete = self.steps()
+        for old in self._steps() - complete | set(checkpoint.surplus(complete, step, keep, keep_every)):
+            if old < step:
+                if old in complete:  # the manifest first: what is half removed is not complete
+                    self._try(lambda old=old: self.system.rm_file(self._manifest(old)))
+                folder = f"{self.root}/checkpoints/{old:09d}"
+                self._try(lambda folder=folder: self.system.rm(folder, recursive=True))
+
+    def _put(self, path: Path, name: str) -> None:
+        there = f"{self.root}/{name}"
+        if self.folders:
+            self._try(lambda: self.system.makedirs(there.rpartition("/")[0], exist_ok=True))
+        self._try(lambda: self.system.put_file(str(path), there))
+
+    def _get(self, name: str, path: Path) -> None:
+        self._try(lambda: self.system.get_file(f"{self.root}/{name}", str(path)))
+
+    def _try(self, work: Callable[[], T]) -> T:
+        try:
+            return retried(work, self.url, self.patience)
+        except Refused:
+            raise
+        except StorageError as error:
+            raise Unreachable(str(error)) from error
+
+
+def newest(cfg: Settings, main: bool) -> Path | None:
+    """The checkpoint that a run goes on from: the newest valid one of its folder, or a newer one of `save_to`, which is
+    fetched. The main process looks, and all ranks learn what it found.
+
+    Raises: on all ranks, StorageError as `checkpoint.newest` and `Copies.fetch_newer` do; UserError for wrong settings.
+    """
+    found = {"place": "", "error": "", "kind": ""}
+    if main:
+        try:
+            found["place"] = str(_look(cfg) or "")
+        except (UserError, StorageError) as error:
+            found |= {"error": str(error), "kind": type(error).__name__}
+    found = json.loads(distributed.gather_texts(json.dumps(found))[0])
+    if found["error"]:
+        raise (UserError if found["kind"] == "UserError" else StorageError)(found["error"])
+    return Path(found["place"]) if found["place"] else None
+
+
+def _look(cfg: Settings) -> Path | None:
+    folder = Path(cfg.run)
+    if cfg.keep_every and cfg.keep_every % cfg.save_every:
+        raise UserError(f"keep_every={cfg.keep_every}: must be a multiple of save_every={cfg.save_every}")
+    if not cfg.save_to:
+        return checkpoint.newest(folder, say)
+    copies = Copies(cfg.save_to)
+    try:
+        place = checkpoint.newest(folder, say)
+    except StorageError:
+        if not (fetched := copies.fetch_newer(folder, 0)):
+            raise
+        return fetched
+    return copies.fetch_newer(folder, int(place.name) if place else -1) or place
