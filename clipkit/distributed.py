@@ -60,6 +60,12 @@ def sharding() -> Sharding | None:
     if _asked("ACCELERATE_USE_PARALLELISM_CONFIG"):
         sizes = {name: int(os.environ.get(f"PARALLELISM_CONFIG_{name}_SIZE", "1")) for name in sizes}
     copies = sizes.pop("DP_REPLICATE")
+    spread = int(os.environ.get("PARALLELISM_CONFIG_DP_SHARD_SIZE", "1"))
+    if copies > 1 and spread > 1 and copies * spread != (processes := int(os.environ.get("WORLD_SIZE", "1"))):
+        raise UserError(
+            f"parallelism_config: dp_replicate_size {copies} times dp_shard_size {spread} is not the number of "
+            f"processes, {processes}; give sizes whose product it is"
+        )
     if any(size > 1 for size in sizes.values()):
         raise UserError("parallelism_config: only dp_replicate_size and dp_shard_size may be above 1")
     return Sharding(reshard=_asked("FSDP_RESHARD_AFTER_FORWARD", "true"), copies=copies)

@@ -89,10 +89,9 @@ def same_weights(net: nn.Module) -> None:
     if len(differing):
         first = int(differing[0])
         raise ClipkitError(
-            f"the processes' weights have parted: {len(differing)} of {len(names)} tensors differ, first {names[first]}"
-            f" "
-            f"(checksums rank by rank: {held[:, first].tolist()}); nothing of it was saved. The same command goes on "
-            "from the newest checkpoint; should it happen again, look for a faulty device"
+            f"the processes' weights have parted: {len(differing)} of {len(names)} tensors differ, first "
+            f"{names[first]} (checksums rank by rank: {held[:, first].tolist()}); nothing of it was saved. The same "
+            "command goes on from the newest checkpoint; should it happen again, look for a faulty device"
         )
 
 

@@ -84,6 +84,24 @@ def test_every_command_of_the_data_page_runs(tmp_path: Path) -> None:
         assert done.returncode == 0 and "Traceback" not in done.stderr, f"{command}\n{done.stderr}"
 
 
+@pytest.mark.parametrize("page", ["README.md", "docs/training.md", "docs/cluster.md"])
+def test_trainings_that_need_a_cluster_are_spelt_right(page: str) -> None:
+    """What README and docs quote without running it: the files are there, recipes and settings are valid."""
+    text = (making.ROOT / page).read_text()
+    quoted = [
+        line.strip() for line in text.splitlines() if re.match(r" {4,6}(clipkit|accelerate|sbatch|ACCELERATE)", line)
+    ]
+    assert quoted and all((making.ROOT / name).exists() for name in re.findall(r"\blaunch/[\w.]+\w", text))
+    trained = 0
+    for command in quoted:
+        words = shlex.split(command)
+        recipes = [i for i, word in enumerate(words) if (making.ROOT / f"configs/{word}.yaml").exists()]
+        if recipes and ("train" in words or "clipkit.train" in words or words[0] == "sbatch"):
+            config.load(Settings, making.ROOT / f"configs/{words[recipes[0]]}.yaml", words[recipes[0] + 1 :])
+            trained += 1
+    assert trained >= 3
+
+
 def test_the_mixture_of_the_data_page_is_valid(tmp_path: Path) -> None:
     (page,) = re.findall(r"```yaml\n(.*?)```", (making.ROOT / "docs/data.md").read_text(), re.DOTALL)
     (tmp_path / "r.yaml").write_text(f"run: r\nmodel: {{arch: tiny}}\nsteps: 1\n{page}")
@@ -145,7 +163,7 @@ def test_every_setting_is_read_somewhere() -> None:
     source = "".join(path.read_text() for path in (making.ROOT / "clipkit").rglob("*.py"))
     for key, *_ in config.describe(Settings):
         name = key.rpartition(".")[2]
-        assert re.search(rf"\b(cfg|settings|s|one|eval|optim|data|self\.settings)\.{name}\b", source), (
+        assert re.search(rf"\b(cfg|settings|s|one|stage|eval|optim|data|self\.settings)\.{name}\b", source), (
             f"{key} is never read"
         )
 

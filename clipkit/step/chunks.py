@@ -46,9 +46,8 @@ def _by_chunks(model: nn.Module, objective: Loss, batch: Batch, chunk: int, plac
     graph is made. Ranks exchange gradients at the end alone; until then each adds up whole ones, under FSDP too.
     Source: arXiv 2101.06983.
     """
-    pieces = -(
-        -len(batch) // chunk
-    )  # of even sizes: of a small last one little would be kept, and it would compile anew
+    # of even sizes: of a small last one little would be kept, and it would compile anew
+    pieces = -(-len(batch) // chunk)
     spans = [slice(*ends) for ends in pairwise(len(batch) * i // pieces for i in range(pieces + 1))]
     twice = spans if on_host else spans[:-1]
     device = next(model.parameters()).device

@@ -17,8 +17,8 @@ def placer(run: Run) -> Callable[[Batch], Batch]:
     """What brings pairs to where they are computed on, with their pictures augmented there. An augmentation is a
     function of the pair's position, so that it does not matter in how many pieces a batch arrives.
 
-    On a GPU both happen on a stream of their own. The step never waits for the GPU, so that this is called while the
-    pairs before are still being computed on, and is done by the time they are.
+    On a GPU both happen on a stream of their own: the step never waits for the GPU, so that this is called while the
+    pairs before are still being computed on, and what it waits for (the random draws' way over) are not those.
     """
     device, cfg = run.accelerator.device, run.cfg
 
@@ -49,7 +49,6 @@ def chunk_of(run: Run) -> int | None:
         return run.cfg.chunk
     net, device = run.net, run.accelerator.device
     caption = net.tokenizer(["a " * net.tokenizer.context])
-
     side = max([net.shape.size, *(stage.image_size or 0 for stage in run.cfg.data.stages)])
 
     def sample(pairs: int) -> Batch:

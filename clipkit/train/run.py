@@ -79,7 +79,8 @@ def prepare(cfg: Settings, accelerator: Any) -> Run:
     run = Run(cfg, accelerator, net, model, objective, optimizer, stream, steps, tasks, ema)
     if place:
         run.step = stream.resume(checkpoint.facts(place / "data.json"))
-        run.health = Health.of(checkpoint.facts(place / "survival.json"))
+        if (kept := place / "survival.json").is_file():  # older checkpoints have none
+            run.health = Health.of(checkpoint.facts(kept))
         restore(run, place)
         rows = read_rows(folder / "scores.jsonl")
         before = "ema" if ema else "raw"  # the only weights that rows told of when they did not say

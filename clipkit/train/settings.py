@@ -45,8 +45,8 @@ FREE = (
     "profile",
 )
 """Settings that a resumed run may change: none of them alters what a step sees or does. (`chunk` rounds otherwise, and
-deals dropout otherwise; `steps` stretches the rate; of `data.train` the weights may change, while shards, selections and
-captions are held to the checkpoint's facts.)"""
+deals dropout otherwise; `steps` stretches the rate; of `data.train` the weights may change, while shards, selections
+and captions are held to the checkpoint's facts.)"""
 
 
 @settings
@@ -85,7 +85,7 @@ class Settings:
     checkpointing: bool = False
     """Compute what is inside of the towers' blocks again in backward instead of keeping it: less memory, more time."""
     ema: Annotated[float, Field(gt=0, lt=1)] | None = None
-    """Decay of an average of the weights, which is then what is evaluated and loaded; null keeps none."""
+    """Decay of an average of the weights, which is evaluated beside them and then loaded instead; null keeps none."""
     seed: Annotated[int, Field(ge=0, lt=1 << 32)] = 0
     """Of the first weights, the order of the data, the crops and dropout."""
     eval: Evaluation = field(default_factory=Evaluation)
@@ -125,7 +125,8 @@ def refuse_other(cfg: Settings, kept: Path) -> None:
     """
     if not kept.is_file():
         return
-    before, now = (dict(flat(tree)) for tree in (config.read_yaml(kept), config.to_tree(cfg)))
+    then = config.load(Settings, kept)  # with the defaults of settings that are younger than the run
+    before, now = (dict(flat(config.to_tree(one))) for one in (then, cfg))
     free = tuple(f"{name}." for name in FREE)
     changed = [
         f"  {key}: {before.get(key)} there, {now.get(key)} now"

@@ -34,7 +34,7 @@ def test_a_bar_that_is_missed_fails(chunk):
 def test_the_three_ways_have_the_same_gradient_but_for_the_peer_s_scale(chunk):
     found = []
     for way in (None, 2, "peer"):
-        net, batch = chunk.model(), chunk.batch_of(6)
+        net, batch = chunk.model(chunk.HELD), chunk.batch_of(6, chunk.HELD)
         if way == "peer":
             chunk.accumulated(net, softmax.Setting(), batch, 2)
         else:
@@ -46,8 +46,15 @@ def test_the_three_ways_have_the_same_gradient_but_for_the_peer_s_scale(chunk):
         torch.testing.assert_close(peer[name], wanted * (3 if "scale" in name else 1), rtol=1e-3, atol=1e-5, msg=name)
 
 
-def test_a_step_is_timed_and_weighed(chunk):
+def test_every_way_is_timed_without_its_first_turn(chunk):
     seconds = chunk.timed(4, 2, 1)
     assert {len(each) for each in seconds.values()} == {1} and all(each[0] > 0 for each in seconds.values())
-    one = chunk.held(64, 32)
-    assert one.batch == 64 and one.mb > 20 and one.seconds > 0
+
+
+def test_memory_is_of_this_process_and_its_most_stays(chunk):
+    before = chunk._resident("VmRSS")
+    block = torch.ones(64 * chunk.MB, dtype=torch.uint8)
+    most = chunk._resident("VmHWM")
+    assert most >= chunk._resident("VmRSS") >= before + 60 * chunk.MB
+    del block
+    assert chunk._resident("VmRSS") < before + 60 * chunk.MB <= chunk._resident("VmHWM")

@@ -1,5 +1,6 @@
 """The tiled losses equal their plain twins: one matrix of logits, and autograd."""
 
+from itertools import product
 from typing import Any
 
 import pytest
@@ -12,8 +13,9 @@ from clipkit.types import Batch, Embeddings
 from tests import two_ranks
 
 B, D = 12, 5
+SCALES = (9.0, 90.0)  # small logits, and others
 KINDS = [softmax.Setting(), softmax.Setting(label_smoothing=0.1), sigmoid.Setting()]
-TILES = [(1024, 3), (5, 0), (5, 1), (1, 3), (4, 0)]  # side, and what may be kept: all, no, two and all tiles
+TILES = [(1024, 1.0), (5, 0.0), (5, 3e-4), (1, 1.0), (4, 0.0)]  # side, and MB kept: all, no, one or two, all tiles, no
 ANY = Batch(torch.empty(0), torch.empty(0), torch.empty(0), [])
 
 
@@ -68,9 +70,9 @@ def error(have: Tensor, true: Tensor) -> float:
 
 def _all_cases(rank: int, world: int) -> list[list[Tensor]]:
     results = []
-    for _tiles.SIDE, _tiles.KEPT in TILES:
-        for kind in KINDS:
-            out = pairs(kind)
+    for _tiles.SIDE, _tiles.KEPT_MB in TILES:
+        for kind, scale in product(KINDS, SCALES):
+            out = pairs(kind, scale=scale)
             mine = slice(rank * B // world, (rank + 1) * B // world)
             results.append(tiled(kind, out._replace(image=out.pair()[0][mine], text=out.pair()[1][mine])))
     return results
@@ -78,15 +80,15 @@ def _all_cases(rank: int, world: int) -> list[list[Tensor]]:
 
 @pytest.mark.parametrize("world", [1, 2, 4])
 def test_tiles_of_any_size_on_any_number_of_ranks_equal_one_matrix(world: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("SIDE", "KEPT"):  # so that they are what they were when this process has gone through the cases
+    for name in ("SIDE", "KEPT_MB"):  # so that they are what they were when this process has gone through the cases
         monkeypatch.setattr(_tiles, name, getattr(_tiles, name))
     ranks = [_all_cases(0, 1)] if world == 1 else two_ranks.run(_all_cases, world, world=world)
-    wanted = [twin(kind, pairs(kind)) for kind in KINDS]
+    wanted = [twin(kind, pairs(kind, scale=scale)) for kind, scale in product(KINDS, SCALES)]
     for i, parts in enumerate(zip(*ranks, strict=True)):
         losses, images, texts, *scalars = zip(*parts, strict=True)
         means = [torch.stack(x).mean(0) for x in (losses, *scalars)]  # what DDP makes of the scalars' gradients
         joined = [torch.cat(x) / world for x in (images, texts)]
-        assert_same([means[0], *joined, *means[1:]], wanted[i % len(KINDS)])
+        assert_same([means[0], *joined, *means[1:]], wanted[i % len(wanted)])
 
 
 @pytest.mark.parametrize("kind", KINDS)
