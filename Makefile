@@ -20,13 +20,14 @@ lint: $(VENV)/ready
 docs: $(VENV)/ready
 	$(BIN)/python -m tests.test_docs > docs/settings.md.new && mv docs/settings.md.new docs/settings.md
 
-# uv resolves torch and torchvision together; pip may take builds of them that do not fit each other
+# uv resolves torch and torchvision together; pip may take builds of them that do not fit each other. Compiled once here:
+# where PYTHONDONTWRITEBYTECODE is set, each start of a process would compile for half a minute
 $(VENV)/ready: pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 		{ echo "clipkit needs Python 3.11 or newer, $(PYTHON) is older; type: make PYTHON=python3.11 $(MAKECMDGOALS)"; exit 2; }
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check uv
-	$(BIN)/uv pip install --quiet --python $(BIN)/python -e '.[dev]'
+	$(BIN)/uv pip install --quiet --compile-bytecode --python $(BIN)/python -e '.[dev]'
 	touch $@
 
 clean:

@@ -1,9 +1,9 @@
 """All image-text combinations of the global batch, a square tile at a time: what softmax and sigmoid are made of.
 
-The matrix of logits [B, N] (this rank's images, all ranks' texts) never exists whole: memory is that of the embeddings
-and of a few tiles. One product gives a tile of logits, which serves both directions; two more bring the loss's
+The matrix of logits [B, N] (this rank's images, all ranks' texts) is never whole: memory is that of the embeddings, of
+a few tiles and of KEPT_MB. One product gives a tile of logits, which serves both directions; two more bring the loss's
 derivative at the logits home to images and texts. The gradient is worked out together with the loss, while the tile is
-at hand, and backward only weighs it: a loss at which no gradient is asked costs the first product alone.
+at hand, and backward only weighs it: a loss of which no gradient is asked costs the first product alone.
 """
 
 import math
@@ -121,7 +121,7 @@ class Gradient:
         if self.texts is not None:
             self.texts += slope * self.of.image.sum(0)
 
-    def times(self, factor: float) -> "tuple[Tensor | None, ...]":
+    def times(self, factor: float) -> tuple[Tensor | None, ...]:
         """`factor` times the gradient at image, text, scale and bias. This rank's texts get what all ranks found."""
         image = text = scale = None
         if self.image is not None:
@@ -133,7 +133,7 @@ class Gradient:
         return tuple(x if wanted else None for x, wanted in zip(found, self.wanted, strict=True))
 
 
-Work = Callable[[Combinations, Wanted], tuple[Tensor, "tuple[Tensor | None, ...]"]]
+Work = Callable[[Combinations, Wanted], tuple[Tensor, tuple[Tensor | None, ...]]]
 
 
 def loss(work: Work, image: Tensor, text: Tensor, scale: Tensor, bias: Tensor | None = None) -> Tensor:
@@ -158,5 +158,5 @@ class _WithGradient(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, weight: Tensor) -> "tuple[Tensor | None, ...]":  # type: ignore[override]
+    def backward(ctx: Any, weight: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
         return None, None, *(None if x is None else x * weight for x in ctx.saved_tensors)

@@ -74,7 +74,7 @@ def _small(pairs: Combinations) -> bool:
     return bool(pairs.scale.abs() * longest < SMALL)
 
 
-def _weigh(pairs: Combinations, small: bool, kept: dict[int, Tensor] | None) -> "tuple[_Sums, _Sums]":
+def _weigh(pairs: Combinations, small: bool, kept: dict[int, Tensor] | None) -> tuple["_Sums", "_Sums"]:
     """What is known of each of this rank's images, and of each text of all ranks, after a pass over the tiles."""
     images, texts = _Sums(pairs.image, 1), _Sums(pairs.texts, 0)
     for tile in pairs.tiles(kept):
