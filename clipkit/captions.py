@@ -16,7 +16,7 @@ from torch import Tensor
 CACHED = 1 << 16  # rows kept of a slow encoder
 WORDS = 1 << 18  # words kept; 50 MB when full
 LONGEST_WORD = 64  # longer pieces of text are seldom met twice
-BUCKETS = (8, 16, 24, 32, 48, 64, 77, 96, 128, 192, 256, 384, 512)  # few widths: each is compiled on its own
+BUCKETS = (8, 16, 24, 32, 48, 64, 77, 96, 128, 192, 256, 384, 512)  # few widths, of which few graphs are compiled
 PREFIX = 512  # characters of a longer word that are tried first
 
 Encode = Callable[[list[str]], Tensor]

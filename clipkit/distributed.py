@@ -1,5 +1,6 @@
 """Processes that work together: starting them with Accelerate, and the few collectives that clipkit needs."""
 
+import json
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,7 +14,8 @@ from torch import Tensor
 from torch.distributed.distributed_c10d import PrefixStore
 from torch.distributed.rendezvous import register_rendezvous_handler, rendezvous
 
-from clipkit.errors import UserError
+from clipkit import errors
+from clipkit.errors import ClipkitError, UserError
 
 CPU_LAUNCH = "ACCELERATE_USE_CPU=true accelerate launch --multi_gpu --num_processes {n} -m clipkit.train ..."
 OTHERS = "{kind}: not supported; use an accelerate configuration of MULTI_GPU, or of FSDP with fsdp_version 2"
@@ -272,6 +274,24 @@ def agree(what: str, *numbers: int) -> None:
 def share(n: int) -> range:
     """The rows of 0..n-1 that are this rank's: consecutive, sizes differing by at most one, nothing twice."""
     return range(rank() * n // world(), (rank() + 1) * n // world())
+
+
+@contextmanager
+def together() -> Iterator[None]:
+    """An expected error that one rank meets inside is raised on all of them, which would wait for it otherwise.
+
+    No collective may be called inside, and all ranks must come here.
+    """
+    mine: ClipkitError | None = None
+    try:
+        yield
+    except ClipkitError as error:
+        mine = error
+    told = gather_texts(json.dumps([type(mine).__name__, str(mine)] if mine else []))
+    if mine:
+        raise mine
+    for name, text in filter(None, map(json.loads, told)):
+        raise getattr(errors, name)(text)
 
 
 def close() -> None:

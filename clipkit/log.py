@@ -4,6 +4,7 @@ import json
 import os
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -12,6 +13,11 @@ from typing import Any, Self
 def say(text: str) -> None:
     """A message on stderr, from the first process only."""
     if int(os.environ.get("RANK", "0")) == 0:
+        _tell(text)
+
+
+def _tell(text: str) -> None:
+    with suppress(BrokenPipeError):  # nobody listens any more; the work goes on
         print(text, file=sys.stderr, flush=True)
 
 
@@ -68,7 +74,7 @@ class Progress:
         left = (now - self.began) / max(done - self.start, 1) * (self.total - done)
         soon = f", {duration(left)} left" if done > self.start else ""  # nothing can be told from nothing
         eta = soon if done < self.total else f" in {duration(now - self.began)}"
-        print(f"{self.title} {done}/{self.total}{eta}{'  ' + text if text else ''}", file=sys.stderr, flush=True)
+        _tell(f"{self.title} {done}/{self.total}{eta}{'  ' + text if text else ''}")
 
 
 def _bar() -> Any:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from torch._subclasses.fake_tensor import DataDependentOutputException
 
 from clipkit import config, data, distributed, objectives, optim
 from clipkit.data.rows import Rows
@@ -14,7 +15,8 @@ from clipkit.errors import UserError
 from clipkit.models import gpus
 from clipkit.models.create import outline
 from clipkit.models.flops import TRAINED, Imagined
-from clipkit.models.speed import speed_up
+from clipkit.models.speed import speed_up, stacked
+from clipkit.objectives._tiles import CUDA_SIDE
 from clipkit.shards import draw_caption
 from clipkit.train import Settings
 from clipkit.train.settings import total_steps
@@ -22,7 +24,6 @@ from clipkit.train.settings import total_steps
 FLOAT = 4  # bytes
 GB = 1e9
 READ = 1000  # captions, to know how long they are
-TILE = 4096  # the side of the loss's tiles on a GPU
 USED = 0.9  # of a GPU's memory: its driver, communication and fragmentation take the rest
 
 
@@ -63,11 +64,15 @@ def plan(
     objective = objectives.build(cfg.objective)  # type: ignore[arg-type]
     net = Imagined(lambda: outline(cfg.model, objective.bias_init is not None))
     net.net.dtype = _precision(cfg, kind)
-    speed_up(net.net, False, cfg.checkpointing)
+    side = max([net.net.shape.size, *(stage.image_size or 0 for stage in cfg.data.stages)])
+    held = net.kept(side)
+    if cfg.checkpointing:
+        speed_up(net.net, False, True)
+        held = _recomputed(held, net.kept(side), len(stacked(net.net)) / 2)
     facts = _look(cfg, net, ranks) if samples is None else Facts(samples, unknown="captions were not looked at")
     data.check_stages(cfg.data.stages, net.net.tokenizer, net.net.patch)
     flops = _flops(cfg, net, facts)
-    memory = _memory(cfg, net, ranks, sharded, kind)
+    memory = _memory(cfg, net, (held[0] + 3 * side**2, held[1]), ranks, sharded, kind)
     run = {
         "pairs_per_step": cfg.data.batch,
         "ranks": ranks,
@@ -135,19 +140,24 @@ def _flops(cfg: Settings, net: Imagined, facts: Facts) -> dict[str, float]:
     return {name: count / 1e9 for name, count in counts.items()}
 
 
+def _recomputed(whole: tuple[float, float], kept: tuple[float, float], blocks: float) -> tuple[float, float]:
+    """Bytes (of each pair, once) where blocks are computed again: what is kept of all, and the inside of one."""
+    of_pair, once = ((a - b) / blocks + b for a, b in zip(whole, kept, strict=True))
+    return of_pair, once
+
+
 def _memory(
-    cfg: Settings, net: Imagined, ranks: int, sharded: bool, kind: gpus.Gpu | None
+    cfg: Settings, net: Imagined, held: tuple[float, float], ranks: int, sharded: bool, kind: gpus.Gpu | None
 ) -> dict[str, float | int | None]:
-    """GB by part on one device at its fullest moment, when backward begins, and the pairs inside the model then."""
+    """GB by part on one device at its fullest moment, when backward begins, and the pairs inside the model then; `held`
+    are bytes for each of them and, once, for weights in bf16."""
     trainable = [p for p in net.net.net.parameters() if p.requires_grad]
     weights = FLOAT * sum(p.numel() for p in net.net.net.parameters())
     gradients = FLOAT * sum(p.numel() for p in trainable)
     spread = ranks if sharded else 1
-    side = max([net.net.shape.size, *(stage.image_size or 0 for stage in cfg.data.stages)])
-    a_pair, copies = net.kept(side)
-    a_pair += 3 * side**2  # its picture in bytes
+    a_pair, copies = held
     mine, width = cfg.data.batch // ranks, net.net.spec["model_cfg"]["embed_dim"]
-    chunked = cfg.chunk is not None and cfg.chunk != mine
+    chunked = cfg.chunk == "auto" or (cfg.chunk or mine) < mine
     parts: dict[str, float] = {
         "weights": weights / spread,
         "gradients": gradients / (1 if sharded and chunked else spread),  # whole ones add up until the last chunk
@@ -155,7 +165,7 @@ def _memory(
         "ema": weights / spread if cfg.ema else 0.0,
         "weights_in_bf16": copies,
         # both sides with their gradients, of this rank and of all; and the tiles of the logits
-        "loss": 4 * FLOAT * (mine + cfg.data.batch) * width + 3 * FLOAT * min(TILE, mine) * min(TILE, cfg.data.batch),
+        "loss": FLOAT * 4 * ((mine + cfg.data.batch) * width + min(CUDA_SIDE, mine) * min(CUDA_SIDE, cfg.data.batch)),
     }
     pairs = _pairs_inside(cfg, mine, a_pair, sum(parts.values()), kind)
     parts["activations"] = pairs * a_pair
@@ -175,12 +185,15 @@ def _pairs_inside(cfg: Settings, mine: int, a_pair: float, rest: float, kind: gp
 
 
 def _moments(cfg: Settings, net: Imagined) -> int:
-    """Bytes that the optimizer keeps, found by one step of it on fake gradients."""
+    """Bytes that the optimizer keeps, found by one step of it on fake gradients; two moments where that cannot be."""
     with net.mode:
         optimizer = optim.build(cfg.optim, net.net.net)
         for p in net.net.net.parameters():
             p.grad = torch.zeros_like(p) if p.requires_grad else None
-        optimizer.step()
+        try:
+            optimizer.step()
+        except DataDependentOutputException:  # it looks at numbers, which fake tensors have not
+            return 2 * FLOAT * sum(p.numel() for p in net.net.net.parameters() if p.requires_grad)
         net.net.zero_grad()
     kept = [x for state in optimizer.state.values() for x in state.values() if isinstance(x, torch.Tensor)]
     return sum(x.numel() * x.element_size() for x in kept)

@@ -133,7 +133,7 @@ def test_the_objective_of_the_docs_is_exact(tmp_path: Path, monkeypatch: pytest.
         "scale_init": 10.0,
         "bias_init": None,
     }
-    test_exact.test_chunks_on_one_rank_equal_a_plain_pass("mylab.margin", 5)
+    test_exact.test_chunks_on_one_rank_equal_a_plain_pass("mylab.margin", 5, False)
 
 
 def test_evaluations_of_the_docs_are_valid(tmp_path: Path) -> None:

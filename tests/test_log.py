@@ -2,6 +2,7 @@
 
 import io
 import json
+import subprocess
 import sys
 from pathlib import Path
 
@@ -94,3 +95,19 @@ def test_no_file_has_no_rows_and_blank_lines_are_none(tmp_path: Path) -> None:
     assert read_rows(tmp_path / "x.jsonl") == []
     (tmp_path / "x.jsonl").write_text("\n" + json.dumps({"step": 1}) + "\n\n")
     assert read_rows(tmp_path / "x.jsonl") == [{"step": 1}]
+
+
+def test_work_goes_on_when_nobody_listens(tmp_path: Path) -> None:
+    source = (
+        "import pathlib, sys, time\n"
+        "from clipkit.log import Progress, say\n"
+        "sys.stdin.readline()\n"
+        "say('one'), say('two'), Progress('p', 2, every_s=0).update(1)\n"
+        "pathlib.Path(sys.argv[1]).touch()\n"
+    )
+    child = subprocess.Popen([sys.executable, "-c", source, str(tmp_path / "done")], stdin=-1, stderr=-1, text=True)
+    assert child.stderr and child.stdin
+    child.stderr.close()
+    child.stdin.write("\n")
+    child.stdin.close()
+    assert child.wait(60) == 0 and (tmp_path / "done").exists()

@@ -10,7 +10,8 @@ from clipkit.errors import StorageError, UserError
 
 def consolidate(model: Path, warn: Callable[[str], None], out: Path | None = None, raw: bool = False) -> Path:
     """Write the weights of a run folder's newest checkpoint, or of a checkpoint folder, to the safetensors file `out`
-    (null: weights-STEP.safetensors in the run folder), the averaged ones where the run has them unless `raw`.
+    (null: weights-STEP.safetensors in the run folder, or beside a checkpoint that is in none), the averaged ones where
+    the run has them unless `raw`.
 
     Tensor by tensor, never more than two in memory. The checkpoint is verified first, and the file is complete
     or absent.
@@ -21,7 +22,9 @@ def consolidate(model: Path, warn: Callable[[str], None], out: Path | None = Non
     place = reading.locate(model, warn)
     averaged = place / "ema.safetensors"
     stored = pieces.Stored(averaged if reading.holds(averaged) and not raw else place / "model.safetensors")
-    out = out or place.resolve().parents[1] / f"weights-{place.resolve().name}.safetensors"
+    beside = place.resolve().parent
+    beside = beside.parent if beside.name == "checkpoints" else beside
+    out = out or beside / f"weights-{place.resolve().name}.safetensors"
     if out.exists():
         raise UserError(f"{out}: exists; give another file with --out")
     work = out.with_name(f".{out.name}.{os.getpid()}.tmp")
@@ -30,7 +33,7 @@ def consolidate(model: Path, warn: Callable[[str], None], out: Path | None = Non
         with work.open("rb") as file:
             os.fsync(file.fileno())
         work.rename(out)
-    except OSError as error:
+    except (OSError, StorageError) as error:
         work.unlink(missing_ok=True)
         raise StorageError(f"{out}: could not be written ({error})") from error
     return out

@@ -103,9 +103,11 @@ def save(
     return write(run, step, stage(files, ranks), keep, keep_every)
 
 
-def write(run: Path, step: int, staged: Staged, keep: int, keep_every: int | None = None) -> Path:
+def write(
+    run: Path, step: int, staged: Staged, keep: int, keep_every: int | None = None, spare: int | None = None
+) -> Path:
     """Write a checkpoint beside its place and sync it; the first rank waits for the files of all, writes the manifest,
-    renames it into place, and drops all but the newest `keep` and the multiples of `keep_every`.
+    renames it into place, and drops all but the newest `keep`, the multiples of `keep_every`, and that of step `spare`.
 
     Ranks tell the first one by a file how they fared, so that no process group is needed and no rank waits for ever.
     Raises: StorageError when the disk refuses or a rank's files do not come; older checkpoints are untouched then.
@@ -131,16 +133,16 @@ def write(run: Path, step: int, staged: Staged, keep: int, keep_every: int | Non
         if ranks.rank == 0:
             shutil.rmtree(work, ignore_errors=True)
         raise _refused(run, place, error, staged.bytes) from error
-    for old in surplus(reading.steps(run), step, keep, keep_every):
+    for old in surplus(reading.steps(run), step, keep, keep_every, spare):
         shutil.rmtree(reading.folder(run, old), ignore_errors=True)
     return place
 
 
-def surplus(steps: Iterable[int], step: int, keep: int, keep_every: int | None) -> list[int]:
-    """Which of the checkpoints `steps` are to go once `step` is written. Later ones are damaged and passed over: they
-    neither go nor count."""
+def surplus(steps: Iterable[int], step: int, keep: int, keep_every: int | None, spare: int | None = None) -> list[int]:
+    """Which of the checkpoints `steps`, but `spare`, are to go once `step` is written. Later ones are damaged and
+    passed over: they neither go nor count."""
     kept = [other for other in sorted(steps) if other <= step]
-    return [old for old in kept[: -max(keep, 1)] if keep_every is None or old % keep_every]
+    return [old for old in kept[: -max(keep, 1)] if old != spare and (keep_every is None or old % keep_every)]
 
 
 def _room(run: Path, needed: int) -> None:

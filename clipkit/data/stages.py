@@ -46,7 +46,7 @@ def check_stages(stages: Sequence[Stage], tokenizer: Tokenizer, patch: int | Non
                 f"{here}.until: more than {before} is needed, where the stage before ends, got {stage.until}"
             )
         before = stage.until
-        if patch is None and (stage.image_size or stage.patch_dropout):
+        if patch is None and (stage.image_size or stage.patch_dropout is not None):
             what = "image_size" if stage.image_size else "patch_dropout"
             raise UserError(f"{here}.{what}: the image tower has to be a ViT of open_clip; choose another model.arch")
         if patch and stage.image_size and stage.image_size % patch:

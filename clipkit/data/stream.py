@@ -14,6 +14,7 @@ from multiprocessing.util import Finalize
 from typing import Any
 
 import torch
+from torch import Tensor
 from torch.utils.data import DataLoader
 from torch.utils.data.dataloader import _MultiProcessingDataLoaderIter
 
@@ -142,7 +143,7 @@ class Stream:
             worker_init_fn=_outlive_one_signal,
         )
         held: list[Batch] = []
-        made = iter(loader)  # the workers are forked here, before there is another thread
+        made = iter(loader)  # the workers are forked here
         with prefetch(self.rows, first, end) as reached:
             for part in _plainly(made):
                 held.append(part)
@@ -188,8 +189,10 @@ def _changed(then: dict[str, int], now: dict[str, int]) -> str:
 
 
 def _outlive_one_signal(worker: int) -> None:
-    """Ctrl-C and Slurm signal the workers too; they must go on feeding the step that the main process still ends and
-    saves. A second signal, by which torch gets rid of a stuck worker, ends them."""
+    """Ctrl-C, Slurm and torch's launcher signal the whole group, maybe more than once; the workers, in a group of their
+    own, go on feeding the step that the main process still ends and saves. Of the signals that reach them all the same
+    the second, by which torch gets rid of a stuck worker, ends them."""
+    os.setpgid(0, 0)
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1):
         signal.signal(number, lambda number, frame: signal.signal(number, signal.SIG_DFL) and None)
 
@@ -214,14 +217,24 @@ def _plainly(loader: Iterator[Batch]) -> Iterator[Batch]:
 
 def _join(parts: list[Batch], tokenizer: Tokenizer) -> Batch:
     bad: list[Bad] = [one for part in parts for one in part.replaced]
-    only = len(parts) == 1
+    text = tokenizer.trim(_cat([part.text for part in parts]))
     return Batch(
-        parts[0].images if only else torch.cat([part.images for part in parts]),
-        tokenizer.trim(torch.cat([part.text for part in parts])),
-        torch.cat([part.position for part in parts]),
+        _cat([part.images for part in parts]),
+        text.pin_memory() if parts[0].text.is_pinned() else text,
+        _cat([part.position for part in parts]),
         [key for part in parts for key in part.keys],
         bad,
     )
+
+
+def _cat(parts: list[Tensor]) -> Tensor:
+    """All rows, in pinned memory where those of the parts are: a GPU copies from there while the host goes on."""
+    if len(parts) == 1:
+        return parts[0]
+    first = parts[0]
+    shape, order = (sum(map(len, parts)), *first.shape[1:]), first.dim_order()  # decoders lay pictures out their way
+    rows = torch.empty([shape[i] for i in order], dtype=first.dtype, pin_memory=first.is_pinned())
+    return torch.cat(parts, out=rows.permute([order.index(i) for i in range(len(order))]))
 
 
 def _read_some(source: Source, tries: int = 100) -> None:

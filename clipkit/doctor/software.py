@@ -10,6 +10,8 @@ import tempfile
 from importlib import metadata
 from typing import Any, NamedTuple
 
+from packaging.requirements import Requirement
+
 from clipkit.doctor.machine import Check
 
 PATIENCE_S = 180.0
@@ -17,7 +19,7 @@ PATIENCE_S = 180.0
 STAGES = ("torch", "torchvision", "open_clip", "step")
 SAME_INDEX = (
     "torch and torchvision must come from the same index: pip install --force-reinstall torch torchvision "
-    "(or both with --index-url https://download.pytorch.org/whl/cpu)"
+    "(or both from PyTorch's index of CPU builds)"
 )
 
 
@@ -37,21 +39,20 @@ def installed() -> list[Check]:
         return [*checks, Check("packages", "warn", "clipkit is not installed", "pip install -e . in its folder")]
     good = []
     for text in wanted:
-        name, floor = re.match(r"([\w.-]+)(?:\[.*\])?(?:>=([\d.]+))?", text).groups()  # type: ignore[union-attr]
+        need = Requirement(text)
+        if need.marker and not need.marker.evaluate():
+            continue
+        name = need.name
         try:
             version = metadata.version(name)
         except metadata.PackageNotFoundError:
             checks.append(Check(name, "fail", "not installed", f"pip install '{text}'"))
             continue
-        if floor and _numbers(version) < _numbers(floor):
-            checks.append(Check(name, "fail", f"{version}, {floor} or later is needed", f"pip install -U '{text}'"))
+        if not need.specifier.contains(version, prereleases=True):
+            checks.append(Check(name, "fail", f"{version}, {need.specifier} is needed", f"pip install -U '{text}'"))
         else:
             good.append(f"{name} {version}")
     return [*checks, Check("packages", "ok", ", ".join(good)), *_same_build()]
-
-
-def _numbers(version: str) -> tuple[int, ...]:
-    return tuple(int(part) for part in re.findall(r"\d+", version.partition("+")[0]))
 
 
 def _same_build() -> list[Check]:

@@ -1,5 +1,7 @@
 """An exponential moving average of the weights."""
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor, distribute_tensor
@@ -28,11 +30,13 @@ class Ema:
         return [(_local(self.average[name]), _local(now[name])) for name in self._names]
 
     @torch.no_grad()
-    def update(self) -> None:
-        """Take in the weights as they are now."""
+    def update(self, taken: Tensor | bool = True) -> None:
+        """Take in the weights as they are now, unless `taken` [] is false: a step that was skipped leaves the average
+        alone. No host waits for it."""
         pairs = self._now()
         floats = [(kept, x) for kept, x in pairs if x.is_floating_point()]
-        torch._foreach_lerp_([kept for kept, _ in floats], [x for _, x in floats], 1 - self.decay)  # type: ignore[attr-defined]
+        share: Any = (1 - self.decay) * taken if isinstance(taken, Tensor) else (1 - self.decay) * float(taken)
+        torch._foreach_lerp_([kept for kept, _ in floats], [x for _, x in floats], share)  # type: ignore[attr-defined]
         for kept, x in pairs:
             if not x.is_floating_point():
                 kept.copy_(x)

@@ -31,12 +31,12 @@ def see(visual: Any, pixels: Tensor, dropout: float | None = None) -> Tensor:
     x = visual.conv1(pixels)
     position = positions(visual, (x.shape[2], x.shape[3])).to(x.dtype)
     x = x.flatten(2).transpose(1, 2) + position[1:]
+    if dropout is None:
+        dropout = getattr(visual.patch_dropout, "prob", 0.0)
     if dropout and visual.training:
         x = _some(x, dropout)
     first = (visual.class_embedding.to(x.dtype) + position[0]).expand(len(x), 1, -1)
     x = torch.cat([first, x], dim=1)
-    if dropout is None:
-        x = visual.patch_dropout(x)
     x = visual.ln_pre(x)
     known = blocks.take_plan(visual.transformer)
     if known and visual.attn_pool is None and visual.pool_type == "tok":

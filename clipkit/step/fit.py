@@ -53,6 +53,8 @@ def auto_chunk(model: nn.Module, sample: Callable[[int], Batch], pairs: int, res
         chunk = min(pairs, max(1, most))
         if device.type == "cuda" and not _is_sharded(bare):
             chunk = _tried(bare, sample, chunk, reserve, device)
+        if device.type == "cuda":
+            torch.cuda.reset_peak_memory_stats(device)  # the trial's peak is not the training's
     chunk = math.ceil(pairs / math.ceil(pairs / chunk))
     told = "the whole batch" if chunk == pairs else str(chunk)
     say(f"chunk: auto takes {told} of {pairs} pairs ({a_pair / MB:.1f} MB a pair, {free / GB:.1f} GB free)")

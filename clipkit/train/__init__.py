@@ -5,7 +5,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import torch
-from filelock import FileLock, Timeout
+from filelock import AcquireReturnProxy, FileLock, Timeout
 
 from clipkit import config, distributed
 from clipkit.errors import Stopped, UserError
@@ -50,19 +50,13 @@ def _own(folder: Path, main: bool) -> Iterator[None]:
 
     Raises: UserError when another training is there, or the folder is something else's.
     """
-    if not main:
+    lock = None
+    with distributed.together():
+        if main:
+            lock = _locked(folder)
+    if lock is None:
         yield
         return
-    if folder.exists() and not folder.is_dir():
-        raise UserError(f"{folder}: is a file; give a folder with run=...")
-    there = {path.name for path in folder.iterdir()} if folder.is_dir() else set()
-    if there and not there & {"train.yaml", "checkpoints", ".lock"}:
-        raise UserError(f"{folder}: exists and is not a clipkit run; give another folder with run=...")
-    folder.mkdir(parents=True, exist_ok=True)
-    try:
-        lock = FileLock(folder / ".lock").acquire(timeout=LOCK_S)
-    except Timeout:
-        raise UserError(f"{folder}: another process is training into it; wait, or give another run=...") from None
     with lock:
         try:
             yield
@@ -70,6 +64,19 @@ def _own(folder: Path, main: bool) -> Iterator[None]:
             if [path.name for path in folder.iterdir()] == [".lock"]:
                 (folder / ".lock").unlink()
                 folder.rmdir()
+
+
+def _locked(folder: Path) -> AcquireReturnProxy:
+    if folder.exists() and not folder.is_dir():
+        raise UserError(f"{folder}: is a file; give a folder with run=...")
+    there = {path.name for path in folder.iterdir()} if folder.is_dir() else set()
+    if there and not there & {"train.yaml", "checkpoints", ".lock"}:
+        raise UserError(f"{folder}: exists and is not a clipkit run; give another folder with run=...")
+    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        return FileLock(folder / ".lock").acquire(timeout=LOCK_S)
+    except Timeout:
+        raise UserError(f"{folder}: another process is training into it; wait, or give another run=...") from None
 
 
 def from_arguments(arguments: Sequence[str]) -> None:

@@ -4,6 +4,7 @@ import json
 import os
 import shutil
 from collections.abc import Callable
+from fnmatch import fnmatch
 from pathlib import Path
 from typing import TypeVar
 
@@ -15,7 +16,7 @@ from clipkit.train.settings import Settings
 
 T = TypeVar("T")
 MANIFEST = "manifest.json"
-LOGS = ("metrics.jsonl", "scores.jsonl", "train.yaml")
+LOGS = ("*.jsonl", "train.yaml")
 FLAT = {"s3", "s3a", "gs", "gcs", "az", "abfs", "abfss", "memory"}
 """Protocols without folders: there is none to make, and one might be taken for a bucket."""
 
@@ -37,8 +38,9 @@ class Copies:
         protocols = [self.system.protocol] if isinstance(self.system.protocol, str) else self.system.protocol
         self.folders = not FLAT.intersection(protocols)
 
-    def send(self, place: Path, keep: int, keep_every: int | None) -> None:
-        """Copy a checkpoint, its manifest last, and the run's logs; then drop the older ones that are not kept.
+    def send(self, place: Path, keep: int, keep_every: int | None, spare: int | None = None) -> None:
+        """Copy a checkpoint, its manifest last, and the run's logs; then drop the older ones that are not kept (`spare`
+        is).
 
         Raises: StorageError when the storage refuses, or still fails after some tries.
         """
@@ -49,18 +51,17 @@ class Copies:
         self.send_logs(place.parents[1])
         self._put(place / manifest, f"{there}/{manifest}")
         try:
-            self._prune(int(place.name), keep, keep_every)
+            self._prune(int(place.name), keep, keep_every, spare)
         except StorageError as error:
             say(f"older copies could not be removed: {error}")
 
     def send_logs(self, run: Path) -> None:
-        """Copy metrics.jsonl, scores.jsonl and train.yaml.
+        """Copy the rows of metrics, scores, skipped samples and the like, and train.yaml.
 
         Raises: StorageError as `send` does.
         """
-        for name in LOGS:
-            if (run / name).is_file():
-                self._put(run / name, name)
+        for path in sorted(path for pattern in LOGS for path in run.glob(pattern)):
+            self._put(path, path.name)
 
     def fetch_newer(self, run: Path, than: int) -> Path | None:
         """The newest valid checkpoint at the address that is newer than step `than`, brought into the run folder with
@@ -70,27 +71,40 @@ class Copies:
         """
         newer = sorted((step for step in self.steps() if step > than), reverse=True)
         for step in newer:
-            place = checkpoint.folder(run, step)
-            work = place.with_name(f".{place.name}.{os.getpid()}.tmp")
-            try:
-                self._fetch(f"checkpoints/{place.name}", work)
-                for name in LOGS:
-                    if self._try(lambda name=name: self.system.exists(f"{self.root}/{name}")):
+            if place := self._fetched(run, step):
+                for name in self._names():
+                    if any(fnmatch(name, pattern) for pattern in LOGS):
                         self._get(name, run / name)
-                shutil.rmtree(place, ignore_errors=True)
-                work.rename(place)
-            except Unreachable:
-                raise
-            except StorageError as error:
-                say(f"damaged checkpoint passed over: {self.url}/checkpoints/{place.name}: {error}")
-                continue
-            finally:
-                shutil.rmtree(work, ignore_errors=True)
-            say(f"{place}: fetched from {self.url}")
-            return place
+                return place
         if newer and than < 0:
             raise StorageError(f"{self.url}: all {len(newer)} checkpoints are damaged; give another save_to=")
         return None
+
+    def fetch(self, run: Path, step: int) -> None:
+        """Bring the checkpoint of `step` into the run folder, if the address has it and the folder has not.
+
+        Raises: StorageError when the storage does not answer.
+        """
+        if not checkpoint.folder(run, step).is_dir() and step in self.steps():
+            self._fetched(run, step)
+
+    def _fetched(self, run: Path, step: int) -> Path | None:
+        """The checkpoint of `step`, brought into the run folder; None where it is damaged, which is told."""
+        place = checkpoint.folder(run, step)
+        work = place.with_name(f".{place.name}.{os.getpid()}.tmp")
+        try:
+            self._fetch(f"checkpoints/{place.name}", work)
+            shutil.rmtree(place, ignore_errors=True)
+            work.rename(place)
+        except Unreachable:
+            raise
+        except StorageError as error:
+            say(f"damaged checkpoint passed over: {self.url}/checkpoints/{place.name}: {error}")
+            return None
+        finally:
+            shutil.rmtree(work, ignore_errors=True)
+        say(f"{place}: fetched from {self.url}")
+        return place
 
     def steps(self) -> set[int]:
         """The steps whose checkpoints are complete at the address.
@@ -100,12 +114,17 @@ class Copies:
         return {step for step in self._steps() if self._try(lambda s=step: self.system.exists(self._manifest(s)))}
 
     def _steps(self) -> set[int]:
-        def names() -> list[str]:
+        return {int(name) for name in self._names("/checkpoints") if name.isdigit()}
+
+    def _names(self, below: str = "") -> list[str]:
+        """What lies at the address, or in a folder of it."""
+
+        def listed() -> list[str]:
             self.system.invalidate_cache()
-            folder = f"{self.root}/checkpoints"
+            folder = f"{self.root}{below}"
             return self.system.ls(folder, detail=False) if self.system.exists(folder) else []
 
-        return {int(name) for path in self._try(names) if (name := path.rstrip("/").rpartition("/")[2]).isdigit()}
+        return [path.rstrip("/").rpartition("/")[2] for path in self._try(listed)]
 
     def _manifest(self, step: int) -> str:
         return f"{self.root}/checkpoints/{step:09d}/{MANIFEST}"
@@ -118,10 +137,10 @@ class Copies:
             self._get(f"{there}/{name}", work / name)
         checkpoint.verify(work)
 
-    def _prune(self, step: int, keep: int, keep_every: int | None) -> None:
+    def _prune(self, step: int, keep: int, keep_every: int | None, spare: int | None) -> None:
         """Remove what is not kept, and what a killed run has left half sent."""
         complete = self.steps()
-        for old in self._steps() - complete | set(checkpoint.surplus(complete, step, keep, keep_every)):
+        for old in self._steps() - complete | set(checkpoint.surplus(complete, step, keep, keep_every, spare)):
             if old < step:
                 if old in complete:  # the manifest first: what is half removed is not complete
                     self._try(lambda old=old: self.system.rm_file(self._manifest(old)))
@@ -156,7 +175,7 @@ def newest(cfg: Settings, main: bool) -> Path | None:
     if main:
         try:
             found["place"] = str(_look(cfg) or "")
-        except (UserError, StorageError) as error:
+        except (UserError, StorageError, OSError) as error:  # whatever it is, the other ranks wait to hear of it
             found |= {"error": str(error), "kind": type(error).__name__}
     found = json.loads(distributed.gather_texts(json.dumps(found))[0])
     if found["error"]:
@@ -177,4 +196,9 @@ def _look(cfg: Settings) -> Path | None:
         if not (fetched := copies.fetch_newer(folder, 0)):
             raise
         return fetched
-    return copies.fetch_newer(folder, int(place.name) if place else -1) or place
+    fetched = copies.fetch_newer(folder, int(place.name) if place else -1)
+    if fetched and (kept := fetched / "survival.json").is_file():
+        good = checkpoint.facts(kept)["good"]
+        if good is not None:
+            copies.fetch(folder, good)  # the one that it would go back to
+    return fetched or place

@@ -45,8 +45,8 @@ def placer(run: Run) -> Callable[[Batch], Batch]:
 def chunk_of(run: Run) -> int | None:
     """Pairs of a rank inside the model at once, None for all; `chunk: auto` is measured, with captions that fill the
     context and an optimizer whose moments are still to come."""
-    if run.cfg.chunk != "auto":
-        return run.cfg.chunk
+    if not isinstance(run.chunk, str):
+        return run.chunk
     net, device = run.net, run.accelerator.device
     caption = net.tokenizer(["a " * net.tokenizer.context])
     side = max([net.shape.size, *(stage.image_size or 0 for stage in run.cfg.data.stages)])

@@ -36,6 +36,9 @@ class Log:
             for path in run.folder.glob("*-rank*.jsonl"):
                 if int(path.stem.rpartition("rank")[2]) >= distributed.world() or not path.name.startswith("samples"):
                     Rows(path, run.step)
+            for path in run.folder.glob("exit-rank*.json"):
+                if int(path.stem.rpartition("rank")[2]) >= distributed.world():
+                    path.unlink()
             for path in run.folder.glob("rollbacks.jsonl"):
                 Rows(path, run.step)
             checkpoint.clear_leftovers(run.folder)

@@ -28,16 +28,15 @@ def train(run: Run, watch: Watch) -> None:
     cfg = run.cfg
     parameters = [p for p in run.net.parameters() if p.requires_grad]
     log, survival = Log(run), Survival(run)
-    watch.beat(run.step, "evaluating", patient=True)
     if run.step and _is_due(run, run.cfg.eval.every):
-        evaluate(run, log)  # what a kill between saving and scoring left undone
+        evaluate(run, log, watch)  # what a kill between saving and scoring left undone
     if run.step >= run.steps:
         say(f"{run.folder}: all {run.steps} steps are done; nothing is left to do")
         Saver(run).finish()  # what could not be copied to save_to is tried again
         return
     run.model.train()
     watch.beat(run.step, "the first step", patient=True)
-    place, chunk = placer(run), chunk_of(run)
+    place, run.chunk = placer(run), chunk_of(run)
     tracer = Tracer(cfg.profile if run.main else None, run.folder, run.step)
     with _signals(run), Saver(run) as saver, log.progress, tracer:
         for batch in log.waiting(run.stream.batches(run.step, run.steps)):
@@ -46,13 +45,13 @@ def train(run: Run, watch: Watch) -> None:
             torch.manual_seed(int(mix(cfg.seed, run.step, distributed.rank())) >> 1)
             run.net.patch_dropout = data.stage_at(cfg.data.stages, run.step, run.steps).patch_dropout
             run.optimizer.zero_grad()
-            loss = gradients(run.model, run.objective, batch, chunk, place, cfg.cache_on_host)
+            loss = gradients(run.model, run.objective, batch, run.chunk, place, cfg.cache_on_host)
             log.before_update()
             norm = parallel.clip(parameters, cfg.optim.clip)
             optim.update(run.optimizer, norm)
             run.net.clamp_scale()
             if run.ema:
-                run.ema.update()
+                run.ema.update(norm.isfinite())
             run.step += 1
             survival.note(batch, loss, norm)
             log.step(batch)
@@ -77,8 +76,7 @@ def _every_so_often(run: Run, saver: Saver, log: Log, survival: Survival, watch:
         saver.finish()
         raise Stopped(f"stopped by {seen.stop} at step {run.step} and saved; the same command goes on from here")
     if scores:
-        watch.beat(run.step, "evaluating", patient=True)
-        evaluate(run, log)
+        evaluate(run, log, watch)
     log.pause(time.monotonic() - began)
     survival.rest()
 

@@ -30,6 +30,8 @@ class Tracer:
         self.running: Any = None
 
     def __enter__(self) -> Self:
+        if self.cfg and self.done > self.cfg.start:
+            say(f"profile: step {self.cfg.start} is done already; for a trace give profile.start={self.done + 10}")
         self.step(self.done)
         return self
 

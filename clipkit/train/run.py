@@ -1,5 +1,6 @@
 """Everything a training step touches, put together from settings and the newest checkpoint."""
 
+import json
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,8 @@ from clipkit.train.settings import Settings, refuse_other, total_steps
 @dataclass
 class Run:
     """The state of a training run: `step` steps are done, (step, task, weights) of `scored` are evaluated, and `stop`
-    names the signal that asks it to end. `model` is what trains: `net`, as the ranks hold it together."""
+    names the signal that asks it to end. `model` is what trains: `net`, as the ranks hold it together, `chunk` of a
+    rank's pairs at once (None: all; auto: to be found)."""
 
     cfg: Settings
     accelerator: Any
@@ -34,6 +36,7 @@ class Run:
     step: int = 0
     scored: set[tuple[int, str, str]] = field(default_factory=set)
     stop: str = ""
+    chunk: int | str | None = None
     health: Health = field(default_factory=Health)
 
     @property
@@ -65,9 +68,10 @@ def prepare(cfg: Settings, accelerator: Any) -> Run:
             "exactly; train it in one process without chunk, or choose an architecture without batch normalisation"
         )
     data.check_stages(cfg.data.stages, net.tokenizer, net.patch)
-    stream = data.open_stream(
-        cfg.data, net.tokenizer, net.shape, cfg.seed, accelerator.process_index, accelerator.num_processes
-    )
+    with distributed.together():
+        stream = data.open_stream(
+            cfg.data, net.tokenizer, net.shape, cfg.seed, accelerator.process_index, accelerator.num_processes
+        )
     steps = total_steps(cfg, len(stream))
     net.to(accelerator.device)
     wanted = {"bf16": torch.bfloat16, "fp32": torch.float32}
@@ -76,13 +80,18 @@ def prepare(cfg: Settings, accelerator: Any) -> Run:
     model = parallel.wrap(net, distributed.sharding())
     optimizer = optim.build(cfg.optim, net.net)  # over the shards, where `wrap` has put them in the weights' place
     ema = models.Ema(net.net, cfg.ema) if cfg.ema else None
-    run = Run(cfg, accelerator, net, model, objective, optimizer, stream, steps, tasks, ema)
+    run = Run(cfg, accelerator, net, model, objective, optimizer, stream, steps, tasks, ema, chunk=cfg.chunk)
     if place:
         run.step = stream.resume(checkpoint.facts(place / "data.json"))
         if (kept := place / "survival.json").is_file():  # older checkpoints have none
             run.health = Health.of(checkpoint.facts(kept))
         restore(run, place)
-        rows = read_rows(folder / "scores.jsonl")
+        if cfg.chunk == "auto" and (kept := place / "chunk.json").is_file():
+            found = checkpoint.facts(kept)  # another chunk would round otherwise
+            run.chunk = found["chunk"] if found["world"] == accelerator.num_processes else cfg.chunk
+        # read by one, since file systems show the nodes different ages of a file, and all must evaluate the same
+        mine = read_rows(folder / "scores.jsonl") if run.main else []
+        rows = json.loads(distributed.gather_texts(json.dumps(mine))[0])
         before = "ema" if ema else "raw"  # the only weights that rows told of when they did not say
         done = [row for row in rows if row["step"] <= run.step]  # later ones come again
         run.scored = {(row["step"], row["task"], row.get("weights", before)) for row in done}
@@ -118,3 +127,5 @@ def _introduce(run: Run) -> None:
         f"{run.folder}: {weights / 1e6:.1f} M parameters on {where}; {run.steps} steps of {run.cfg.data.batch} pairs "
         f"from {len(run.stream):,} samples, {run.steps * run.cfg.data.batch / len(run.stream):.1f} epochs"
     )
+    if run.cfg.optim.warmup >= run.steps:
+        say(f"optim.warmup: {run.cfg.optim.warmup} of {run.steps} steps: the rate never reaches optim.lr")

@@ -29,6 +29,7 @@ def contents(run: Run) -> dict[str, Any]:
         "train.yaml": config.to_yaml(run.cfg),
         "data.json": json.dumps(run.stream.state(run.step), indent=1),
         "survival.json": json.dumps(run.health.state()),
+        "chunk.json": json.dumps({"chunk": run.chunk, "world": distributed.world()}),
     }
     if run.ema:
         files["ema.safetensors"] = run.ema.average
@@ -77,12 +78,12 @@ class Saver:
         ranks = checkpoint.Ranks(distributed.rank(), distributed.world(), f"{self.token}-{self.saves}")
         staged = checkpoint.stage(contents(run), ranks, copy=self.beside)
         if self.beside:
-            self._begin(self._write_and_send, staged, run.step)
+            self._begin(self._write_and_send, staged, run.step, run.health.good)
             return
-        self._write(staged, run.step)
+        self._write(staged, run.step, run.health.good)
         self.settle()
         if self.copies and not self.failed:
-            self._begin(self._send)
+            self._begin(self._send, run.health.good)
 
     def settle(self) -> None:
         """Wait, on all ranks, until no save is under way; afterwards the newest checkpoint can be read.
@@ -101,13 +102,17 @@ class Saver:
         self.settle()
         if self._agreed(self.failed):
             raise StorageError(f"{self.run.folder}: the last checkpoint could not be written; see above why")
-        self._send(last=True)
+        self._send(self.run.health.good, last=True)
         if self._agreed(self.unsent):
             raise StorageError(f"{self.run.cfg.save_to}: the last checkpoint is not there; the run folder has it")
 
     def _begin(self, work: Callable[..., None], *args: Any) -> None:
+        device = self.run.accelerator.device
+
         def guarded() -> None:
             try:
+                if device.type == "cuda":
+                    torch.cuda.set_device(device)  # a new thread begins with the first GPU
                 work(*args)
             except BaseException as error:  # raised again where the training waits for the thread
                 self.bug = error
@@ -126,32 +131,33 @@ class Saver:
         """What the first rank has counted."""
         return int(distributed.total(torch.tensor(count if self.run.main else 0)))
 
-    def _write(self, staged: checkpoint.Staged, step: int) -> None:
+    def _write(self, staged: checkpoint.Staged, step: int, spare: int | None) -> None:
         run = self.run
         if not (run.main or staged.sharded):
             return
         try:
-            self.newest = checkpoint.write(run.folder, step, staged, run.cfg.keep, run.cfg.keep_every)
+            self.newest = checkpoint.write(run.folder, step, staged, run.cfg.keep, run.cfg.keep_every, spare)
         except StorageError as error:  # where it is another rank's, the first one has it from there
             self.failed += 1
             say(f"step {step} is not saved (failures in a row: {self.failed}): {error}")
             return
         self.failed = 0
 
-    def _write_and_send(self, staged: checkpoint.Staged, step: int) -> None:
-        self._write(staged, step)
+    def _write_and_send(self, staged: checkpoint.Staged, step: int, spare: int | None) -> None:
+        self._write(staged, step, spare)
         if not self.failed:
-            self._send()
+            self._send(spare)
 
-    def _send(self, last: bool = False) -> None:
-        """Copy the newest checkpoint to `save_to`; at the end the scores of the last step too, if it is there."""
+    def _send(self, spare: int | None, last: bool = False) -> None:
+        """Copy the newest checkpoint to `save_to`; at the end the scores of the last step too, if it is there. The one
+        of step `spare`, to which the run would go back, stays in both places."""
         if self.copies is None or self.newest is None:
             return
         try:
             if last and int(self.newest.name) in self.copies.steps():
                 self.copies.send_logs(self.run.folder)
             else:
-                self.copies.send(self.newest, self.run.cfg.keep, self.run.cfg.keep_every)
+                self.copies.send(self.newest, self.run.cfg.keep, self.run.cfg.keep_every, spare)
         except ClipkitError as error:
             self.unsent += 1
             say(f"{self.newest} is not copied (failures in a row: {self.unsent}): {error}")

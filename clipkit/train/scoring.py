@@ -6,9 +6,10 @@ from contextlib import contextmanager
 from clipkit import models, parallel
 from clipkit.train.log import Log
 from clipkit.train.run import Run
+from clipkit.train.watch import Watch
 
 
-def evaluate(run: Run, log: Log) -> None:
+def evaluate(run: Run, log: Log, watch: Watch) -> None:
     """The tasks not yet scored at this step, on all ranks, with the weights (raw) and, where the run keeps it, their
     average (ema)."""
     kinds = ("raw", "ema") if run.ema else ("raw",)
@@ -19,6 +20,7 @@ def evaluate(run: Run, log: Log) -> None:
     for kind, tasks in todo.items():
         with _with(run, kind, copy) as model:
             for task in tasks:
+                watch.beat(run.step, f"evaluating {task.name}", patient=True)
                 log.scores(task, task.run(model, 0), kind)
 
 

@@ -44,9 +44,9 @@ FREE = (
     "timeout_s",
     "profile",
 )
-"""Settings that a resumed run may change: none of them alters what a step sees or does. (`chunk` rounds otherwise, and
-deals dropout otherwise; `steps` stretches the rate; of `data.train` the weights may change, while shards, selections
-and captions are held to the checkpoint's facts.)"""
+"""Settings that a resumed run may change: none of them alters what a good step sees or does. (`chunk` rounds otherwise,
+and deals dropout otherwise; `steps` stretches the rate; of `data.train` the weights may change, while shards,
+selections and captions are held to the checkpoint's facts.)"""
 
 
 @settings
@@ -128,6 +128,8 @@ def refuse_other(cfg: Settings, kept: Path) -> None:
     then = config.load(Settings, kept)  # with the defaults of settings that are younger than the run
     before, now = (dict(flat(config.to_tree(one))) for one in (then, cfg))
     free = tuple(f"{name}." for name in FREE)
+    if now.get("data.stages") and any(before.get(key) != now.get(key) for key in ("steps", "epochs")):
+        raise UserError(f"{cfg.run}: data.stages are shares of the run, so that its steps and epochs cannot change")
     changed = [
         f"  {key}: {before.get(key)} there, {now.get(key)} now"
         for key in sorted(before.keys() | now.keys())

@@ -110,7 +110,8 @@ def roll_back(run: Run, why: str) -> None:
         raise NonFinite(f"{run.folder}: {why}, at step {run.step}; there is no checkpoint to go back to. {ADVICE}")
     place = checkpoint.folder(run.folder, back_to)
     restore(run, place)
-    health.back(checkpoint.facts(place / "survival.json"))
+    kept = place / "survival.json"
+    health.back(checkpoint.facts(kept) if kept.is_file() else {})  # older checkpoints have none
     health.rollbacks += 1
     if run.main:
         Rows(run.folder / "rollbacks.jsonl", run.step - 1).write({"step": run.step, "back_to": back_to, "why": why})

@@ -1,7 +1,7 @@
 """The end of a run that goes nowhere: a watchdog in every process, and what a process that ended early leaves behind.
 
 A collective whose peer is stopped, or a read from a dead file system, waits for ever, and nothing in the main thread
-can notice. A peer that died is another matter: the collective fails at once.
+can notice. A peer that died is another matter where gloo connects them: the collective fails at once.
 """
 
 import faulthandler
@@ -12,7 +12,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from torch.distributed import DistBackendError, DistNetworkError, DistStoreError
@@ -23,6 +23,8 @@ from clipkit.errors import ClipkitError, RankLost
 LONG = 6
 """The first step, an evaluation and saving may take so many times as long as a step: compiling, large sets, slow disks.
 """
+TELL_S = 10.0
+"""Seconds in which a process that ends itself may say why."""
 
 
 class Watch:
@@ -57,9 +59,16 @@ class Watch:
             "one that does. Its stacks are above; the same command goes on from the last checkpoint (timeout_s sets "
             "the limit)"
         )
-        faulthandler.dump_traceback(file=sys.stderr, all_threads=True)
-        print(f"clipkit (rank {self.rank}): {text}", file=sys.stderr, flush=True)
-        self.record(RankLost.exit_code, text)
+
+        def tell() -> None:
+            with suppress(OSError):
+                faulthandler.dump_traceback(file=sys.stderr, all_threads=True)
+                print(f"clipkit (rank {self.rank}): {text}", file=sys.stderr, flush=True)
+            self.record(RankLost.exit_code, text)
+
+        teller = threading.Thread(target=tell, daemon=True)  # whom a dead disk or a closed pipe may keep, but not us
+        teller.start()
+        teller.join(TELL_S)
         os._exit(RankLost.exit_code)
 
     def record(self, code: int, error: str) -> None:
@@ -67,7 +76,8 @@ class Watch:
         if not (self.folder / "train.yaml").exists():  # the folder may be anything, and nothing was trained
             return
         facts = {"code": code, "error": error, "step": self.step, "time": time.strftime("%Y-%m-%dT%H:%M:%S%z")}
-        exit_file(self.folder, self.rank).write_text(json.dumps(facts) + "\n", encoding="utf-8")
+        with suppress(OSError):  # what ended the process is what counts
+            exit_file(self.folder, self.rank).write_text(json.dumps(facts) + "\n", encoding="utf-8")
 
 
 def exit_file(folder: Path, rank: int) -> Path:

@@ -4,11 +4,13 @@
 
 Time: a step (gradients, their norm, AdamW) of a batch of 128 in chunks of 32 against the plain step of the same model,
 weights and batch, and against the way of open_clip's `--accum-freq` (every chunk is embedded twice, and the whole loss
-is taken again for each of them). They take turns; the medians of the CPU time are given as ratios to the plain step's.
+is taken again for each of them). Of 4 chunks three are embedded twice; of many all but one are, which tends to 4/3 of
+the products. They take turns; the medians of the CPU time are given as ratios to the plain step's.
 Of two models: the small one is that of eval/bench/step.py and run.py (96 pixels in patches of 16, both towers of width
 192 and 6 layers), the wide one sees 112 pixels (vision: width 512, 4 layers; text: width 256, 4 layers).
 Memory: one step in chunks of 256 at each batch, in a fresh process; the most resident memory during the step, beyond
-what was there before it with model and batch made and a step of two pairs done. The model is smaller, so that 16,384
+what was there before it with model and batch made and a step of two pairs done; embeddings and their gradients (16 B D
+bytes) are in it. The model is smaller, so that 16,384
 pairs take minutes (48 pixels in patches of 8; vision: width 192, 6 layers; text: width 128; embeddings of 64). The loss
 is the softmax contrast. The bars: at most 1.2x the time, and at any batch memory within 10 % of the first one's.
 """

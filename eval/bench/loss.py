@@ -7,7 +7,9 @@ of its own; the two take turns, and what counts is the CPU time of one forward a
 and the most memory that the process ever held above what it held before its first. One thread computes (`--threads`),
 because several that wait for each other on a busy machine would count their waiting as work. The bars: at 8,192 pairs
 at most 0.55 of open_clip's time for softmax and 0.65 for sigmoid; at 16,384 at most 1/20 of its memory; and 65,536
-pairs, which clipkit computes alone, in less than 2,000 MB.
+pairs, which clipkit computes alone, in less than 2,000 MB. Similarities are scaled as when training begins (1 / 0.07
+and 10); `--scale 100` is where CLIP's end, at which one exponential no longer serves both directions. The chunked form
+of SigLipLoss is not in open_clip 3.3.
 """
 
 import json
@@ -70,15 +72,16 @@ class Row:
         )
 
 
-def passes(side: str, kind: str, batch: int) -> Callable[[], float]:
-    """A function that goes forward and backward once, and gives the loss."""
+def passes(side: str, kind: str, batch: int, scale: float = 0.0) -> Callable[[], float]:
+    """A function that goes forward and backward once, and gives the loss; `scale` 0 is the one to begin with."""
     import torch
     from torch.nn.functional import normalize
 
     torch.manual_seed(0)
     image = normalize(torch.randn(batch, WIDTH), dim=-1)
     text = normalize(0.3 * image + normalize(torch.randn(batch, WIDTH), dim=-1), dim=-1)
-    scalars = [torch.tensor(1 / 0.07)] if kind == "softmax" else [torch.tensor(10.0), torch.tensor(-10.0)]
+    scale = scale or (1 / 0.07 if kind == "softmax" else 10.0)
+    scalars = [torch.tensor(scale)] if kind == "softmax" else [torch.tensor(scale), torch.tensor(-10.0)]
     inputs = [x.requires_grad_() for x in (image, text, *scalars)]
     if side == "open_clip":
         from open_clip import loss as peer
@@ -104,12 +107,12 @@ def passes(side: str, kind: str, batch: int) -> Callable[[], float]:
     return once
 
 
-def serve(side: str, kind: str, batch: int, threads: int) -> None:
+def serve(side: str, kind: str, batch: int, threads: int, scale: float) -> None:
     """For each line that comes in, go forward and backward once and answer with what it cost."""
     import torch
 
     torch.set_num_threads(threads)
-    once = passes(side, kind, batch)
+    once = passes(side, kind, batch, scale)
     passes(side, kind, 64)()  # what is loaded at the first use is not the loss's
     Path("/proc/self/clear_refs").write_text("5")  # the most memory held is counted from here
     before = _mb("VmRSS")
@@ -125,13 +128,13 @@ def _mb(what: str) -> float:
     return next(int(line.split()[1]) / 1024 for line in lines if line.startswith(what))
 
 
-def measure(kind: str, batch: int, turns: int, threads: int, sides: tuple[str, ...]) -> Row:
+def measure(kind: str, batch: int, turns: int, threads: int, scale: float, sides: tuple[str, ...]) -> Row:
     """Both sides' least time over `turns` turns, and the most memory."""
     costs: dict[str, list[Cost]] = {side: [] for side in sides}
     with ExitStack() as stack:
         processes = {}
         for side in sides:
-            command = [sys.executable, __file__, "--serve", f"{side} {kind} {batch} {threads}"]
+            command = [sys.executable, __file__, "--serve", f"{side} {kind} {batch} {threads} {scale}"]
             process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
             processes[side] = stack.enter_context(process)
             stack.callback(process.kill)
@@ -175,22 +178,23 @@ def main(
     kinds: Annotated[str, typer.Option(help="Losses, with commas between.")] = "softmax,sigmoid",
     turns: Annotated[int, typer.Option(help="Turns of each side; from 16,384 pairs on one.", min=1)] = 5,
     threads: Annotated[int, typer.Option(help="Threads that compute.", min=1)] = 1,
+    scale: Annotated[float, typer.Option(help="Of the similarities; 0 is the one that training begins with.")] = 0.0,
     check: Annotated[bool, typer.Option("--check", help="Exit with 1 where a bar is missed.")] = False,
     served: Annotated[str, typer.Option("--serve", hidden=True)] = "",
 ) -> None:
     """CPU time and memory of the contrastive losses beside open_clip's."""
     if served:
-        side, kind, batch, own = served.split()
-        serve(side, kind, int(batch), int(own))
+        side, kind, batch, own, factor = served.split()
+        serve(side, kind, int(batch), int(own), float(factor))
         return
     rows = []
     for kind in kinds.split(","):
         for batch in map(int, batches.split(",")):
             sides = ("clipkit",) if batch >= HUGE else ("open_clip", "clipkit")
-            rows.append(measure(kind, batch, 1 if batch >= WEIGHED else turns, threads, sides))
+            rows.append(measure(kind, batch, 1 if batch >= WEIGHED else turns, threads, scale, sides))
             print(table(rows).splitlines()[-1], file=sys.stderr, flush=True)
     print(table(rows))
-    print(json.dumps({**verdict(rows), "turns": turns, "threads": threads, "load": os.getloadavg()}))
+    print(json.dumps({**verdict(rows), "turns": turns, "threads": threads, "scale": scale, "load": os.getloadavg()}))
     raise typer.Exit(int(check and not all(row.ok for row in rows)))
 
 

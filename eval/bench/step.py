@@ -5,7 +5,9 @@
 Both get the same architecture, weights, pairs and rates in fp32. open_clip's side is the step of its trainer: pictures
 already floats, texts padded to the context, `ClipLoss`, backward, AdamW as its main builds it, scale clamped; clipkit's
 is its training loop's: uint8 pictures, texts as the stream cuts them, the norm of the gradient. Steps alternate, and
-medians are compared. The bars: losses equal to 1e-5 at each of 20 steps, and 1.8 times the pairs per CPU second.
+medians are compared. The bars: losses equal to 1e-5 at each of 20 steps, and 1.8 times the pairs per second, by the
+clock and by the CPU. The model is small (96 pixels, both towers of width 192 and 6 layers), so that texts are two
+thirds of what open_clip computes; in ViT-B/32 they are two fifths, in ViT-L/14 a twelfth, and the gain is smaller.
 """
 
 import json
@@ -99,7 +101,7 @@ def clipkit_step(model: "DualEncoder") -> Step:
     """(batch, number of the step) -> the loss, as clipkit trains."""
     from dataclasses import replace
 
-    from clipkit import objectives, optim
+    from clipkit import objectives, optim, parallel
     from clipkit.step import gradients
 
     facts = {name: RECIPE[name] for name in ("lr", "weight_decay", "betas", "eps")}
@@ -112,8 +114,7 @@ def clipkit_step(model: "DualEncoder") -> Step:
         optim.set_lr(optimizer, rate(number))
         optimizer.zero_grad()
         loss = gradients(model, objective, batch)
-        torch.nn.utils.clip_grad_norm_(parameters, math.inf)
-        optimizer.step()
+        optim.update(optimizer, parallel.clip(parameters, None))
         model.clamp_scale()
         return loss
 
@@ -183,7 +184,7 @@ def verdict(found: dict[str, Any], batch: int) -> dict[str, Any]:
     """What was measured with the ratios and whether they pass."""
     ratio = {what: round(found[what]["open_clip"] / found[what]["clipkit"], 3) for what in ("clock_s", "cpu_s")}
     pairs_per_s = {name: round(batch / seconds, 1) for name, seconds in found["clock_s"].items()}
-    ok = found["apart"] <= LOSSES and ratio["cpu_s"] >= FASTER
+    ok = found["apart"] <= LOSSES and min(ratio.values()) >= FASTER
     return {"bench": "step", **found, "pairs_per_s": pairs_per_s, "faster": ratio, "bar": FASTER, "ok": ok}
 
 

@@ -37,7 +37,8 @@ def running(folder: Path, monkeypatch: pytest.MonkeyPatch, **cfg: Any) -> Any:
     settings = SimpleNamespace(**{"save_async": True, "save_to": None, "keep": 2, "keep_every": None, **cfg})
     accelerator = SimpleNamespace(device=torch.device("cpu"))
     weights = {name: x.clone() for name, x in WEIGHTS.items()}
-    return SimpleNamespace(cfg=settings, accelerator=accelerator, main=True, folder=folder, step=0, weights=weights)
+    facts = {"main": True, "folder": folder, "step": 0, "health": SimpleNamespace(good=None)}
+    return SimpleNamespace(cfg=settings, accelerator=accelerator, weights=weights, **facts)
 
 
 def advance(run: Any, saver: Saver, steps: int = 1) -> None:
@@ -69,6 +70,20 @@ class Held:
         assert self.go.wait(20)
         self.now -= 1
         return self.write(*args, **more)
+
+
+def test_the_checkpoint_that_the_run_would_go_back_to_is_kept(run: Any) -> None:
+    run.cfg.keep = 1
+    with Saver(run) as saver:
+        advance(run, saver)
+        run.health.good = 1
+        for _ in range(3):
+            advance(run, saver)
+        saver.settle()
+        assert saved(run) == {1: 1, 4: 4}
+        run.health.good = 5
+        advance(run, saver)
+    assert saved(run) == {5: 5}
 
 
 # Beside the training

@@ -63,3 +63,17 @@ def test_loaded_averages_go_on_as_the_saved_ones() -> None:
         one.update()
     for name, x in ema.average.items():
         assert torch.equal(again.average[name], x)
+
+
+def test_a_step_that_was_skipped_leaves_the_average_bitwise_alone() -> None:
+    net = Net()
+    ema = Ema(net, 0.7)
+    turn(net, 0)
+    ema.update()
+    before = {name: x.clone() for name, x in ema.average.items()}
+    turn(net, 1)
+    net.norm.load_state_dict({name: before[f"norm.{name}"] for name in net.norm.state_dict()})
+    ema.update(torch.tensor(float("nan")).isfinite())
+    assert all(torch.equal(x, before[name]) for name, x in ema.average.items())
+    ema.update(torch.tensor(1.0).isfinite())
+    torch.testing.assert_close(ema.average["scale"], 0.7 * before["scale"] + 0.3 * net.scale.detach())

@@ -65,6 +65,22 @@ def test_mistakes_are_printed_once_for_all_ranks(tmp_path: Path) -> None:
     assert odd.stderr.count("2 ranks must divide it evenly, got 7; try 6") == 1, odd.stderr
 
 
+def _meets_alone(rank: int) -> str:
+    with distributed.together():
+        pass
+    try:
+        with distributed.together():
+            if rank == 1:
+                raise UserError("the disk of one node is not there")
+    except UserError as error:
+        return str(error)
+    return ""
+
+
+def test_what_one_rank_meets_alone_ends_all_of_them() -> None:
+    assert two_ranks.run(_meets_alone) == ["the disk of one node is not there"] * 2
+
+
 def _disagree(rank: int) -> str:
     distributed.agree("nothing", 3, 4)
     try:

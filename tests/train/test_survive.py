@@ -125,8 +125,8 @@ def test_only_a_streak_that_lasts_is_trouble() -> None:
     assert (health.skipped, health.streak, health.trouble(2)) == (3, 1, "")
 
 
-def _hang(folder: Path, beats: int) -> None:
-    sys.stderr = (folder / "stderr").open("w")
+def _hang(folder: Path, beats: int, said: str) -> None:
+    sys.stderr = (folder / said).open("w")
     with watched(folder, 0.4) as watch:
         for step in range(beats):
             watch.beat(step)
@@ -136,7 +136,7 @@ def _hang(folder: Path, beats: int) -> None:
 
 def test_a_process_without_steps_ends_itself_with_its_stacks(tmp_path: Path) -> None:
     (tmp_path / "train.yaml").touch()
-    child = multiprocessing.get_context("fork").Process(target=_hang, args=(tmp_path, 8))
+    child = multiprocessing.get_context("fork").Process(target=_hang, args=(tmp_path, 8, "stderr"))
     child.start()
     child.join(30)
     assert child.exitcode == 6
@@ -144,6 +144,14 @@ def test_a_process_without_steps_ends_itself_with_its_stacks(tmp_path: Path) -> 
     assert "in _hang" in said and "clipkit (rank 0): training for more than 0.4 s after step 7: this process" in said
     facts = json.loads((tmp_path / "exit-rank0.json").read_text())
     assert facts["code"] == 6 and facts["step"] == 7
+
+
+def test_a_process_that_cannot_say_why_ends_itself_all_the_same(tmp_path: Path) -> None:
+    (tmp_path / "train.yaml").touch()
+    child = multiprocessing.get_context("fork").Process(target=_hang, args=(tmp_path, 1, "/dev/full"))
+    child.start()
+    child.join(30)
+    assert child.exitcode == 6 and json.loads((tmp_path / "exit-rank0.json").read_text())["code"] == 6
 
 
 def test_a_collective_that_failed_is_told_as_a_lost_process(tmp_path: Path) -> None:
