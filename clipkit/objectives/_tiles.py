@@ -20,7 +20,8 @@ from clipkit import distributed
 
 SIDE = 1024  # of a tile: 4 MB of float32 stay in a CPU's cache between a product and what is done to it
 CUDA_SIDE = 4096  # fewer launches
-KEPT_MB = 96  # of logits that a second pass needs again: all of a batch of 5,000, 9 % of one of 16,000
+KEPT_MB = 96  # of logits that a second pass needs again: all of a batch of 5,000, 9 % of one of 16,000 ...
+KEPT = 3  # ... and no more than so many times the embeddings' own memory, which is what a chunked step has room for
 
 
 class Wanted(NamedTuple):
@@ -62,12 +63,13 @@ class Combinations:
     def tiles(self, kept: dict[int, Tensor] | None = None) -> Iterator[Tile]:
         """Every combination once; the memory of a tile, which may be written to, is soon that of another.
 
-        The first pass puts logits into `kept`, as many as KEPT_MB holds, and the second takes them from there.
+        The first pass puts logits into `kept`, as many as there is room for, and the second takes them from there.
         """
         side = CUDA_SIDE if self.image.is_cuda else SIDE
         rows, cols = _even(len(self.image), side), _even(len(self.texts), side)
         largest = _size(rows[-1]) * _size(cols[-1])
-        room = 0 if kept is None else int(KEPT_MB * 1e6) // (largest * self.image.itemsize)
+        most = min(int(KEPT_MB * 1e6), KEPT * (self.image.nbytes + self.texts.nbytes))
+        room = 0 if kept is None else most // (largest * self.image.itemsize)
         kept, space = {} if kept is None else kept, self.image.new_empty(largest)
         for i, (row, col) in enumerate(product(rows, cols)):
             logits = kept.pop(i, None)
