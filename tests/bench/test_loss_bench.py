@@ -50,6 +50,6 @@ def test_a_missed_bar_is_told_in_the_verdict_and_the_table_shows_the_ratios(loss
 
 
 def test_a_side_in_its_own_process_answers_with_what_a_turn_cost(loss):
-    row = loss.measure("sigmoid", 64, 2, 1, ("clipkit",))
+    row = loss.measure("sigmoid", 64, 2, 1, 0.0, ("clipkit",))
     assert row.open_clip is None and row.clipkit.seconds > 0 and row.clipkit.mb >= 0
     assert row.clipkit.loss == pytest.approx(loss.passes("clipkit", "sigmoid", 64)())
