@@ -106,8 +106,8 @@ def _is_due(run: Run, every: int | None) -> bool:
 
 @contextmanager
 def _signals(run: Run) -> Iterator[None]:
-    """While inside, SIGTERM, SIGINT and SIGUSR1 ask for a save and a stop; a second Ctrl-C stops at once. A process that
-    was asked to end is on its way out: what asks again no longer ends it before it has told its exit code."""
+    """While inside, SIGTERM, SIGINT and SIGUSR1 ask for a save and a stop; a second Ctrl-C stops at once. A process
+    that was asked to end is on its way out: what asks again does not end it before it has told its exit code."""
 
     def ask(number: int, frame: Any) -> None:
         run.stop = signal.Signals(number).name
