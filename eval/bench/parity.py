@@ -3,10 +3,10 @@
     python eval/bench/parity.py --check
 
 Sets in CLIP_benchmark's own layout, of the held-out clip art (classes: its folders; labels: frequent words; one to
-three captions a picture) and of OpenMoji (skin tones; captions). Models: one that clipkit trains for some steps, with
-its weights exported to one file, and open_clip's ViT-S-32-alt with random weights. clip_benchmark runs from its release
-in an environment of its own (`--num_workers 1 --no_amp`), clipkit as its command, on the CPU in float32. The bar: every
-score that both print is equal to 1e-6.
+three captions a picture, none twice: which of equals comes first CLIP_benchmark leaves open) and of OpenMoji (skin
+tones; captions). Models: one that clipkit trains for some steps, with its weights exported to one file, and open_clip's
+ViT-S-32-alt with random weights. clip_benchmark runs from its release in an environment of its own (`--num_workers 1
+--no_amp`), clipkit as its command, on the CPU in float32. The bar: every score that both print is equal to 1e-6.
 """
 
 import json

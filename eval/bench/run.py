@@ -6,9 +6,9 @@ Both trainers get the same architecture (96 pixels, patch 16, vision and text wi
 of 128, steps, crop, float32, AdamW, warmup and cosine (eval/bench/trainers.py), and no validation; each is timed from
 the start of its process to its end with the weights written. For each seed the two train in turn at a context of 77,
 which is open_clip's; then, for the first seed alone and fewer steps, at 32. Bars: 1.9 times the pairs per second at
-77, 1.3 times at 32; less peak memory over all processes; held-out mean R@5 not below open_clip's by more than its
-deviation over the seeds. One scorer reads both trainers' weights, and a plain twin must agree with it
-(eval/bench/scorers.py).
+77, 1.3 times at 32; less peak memory over all processes; held-out mean R@5 not below open_clip's by more than the
+deviation over the seeds, of both trainers together: that of three trainings of one was 0.001 in one run and 0.018 in
+another (LOG.md). One scorer reads both trainers' weights, and a plain twin must agree with it (eval/bench/scorers.py).
 
 Memory is the greatest sum, over the processes of a trainer, of their proportional set sizes (PSS: a page that k
 processes share counts 1/k for each), looked at four times a second.
@@ -89,7 +89,8 @@ def verdict(rows: list[Row]) -> dict[str, Any]:
     long = max(ratios)
     mine, peer = (of(name, long) for name in reversed(NAMES))
     mean = {name: statistics.mean(row.recall5 for row in of(name, long)) for name in NAMES}
-    noise = statistics.stdev(row.recall5 for row in peer) if len(peer) > 1 else 0.0
+    spread = [statistics.variance(row.recall5 for row in rows) for rows in (mine, peer) if len(rows) > 1]
+    noise = statistics.mean(spread) ** 0.5 if spread else 0.0
     peak = {name: max(row.peak_mb for row in of(name, long)) for name in NAMES}
     agree = all(abs(row.recall5 - row.plain_recall5) <= 0.01 for row in rows)
     result = {"bench": "run", "ratio": ratios, "bars": {c: BARS[c] for c in ratios}, "mean_recall5": mean}

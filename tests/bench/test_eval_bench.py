@@ -1,5 +1,6 @@
 """The benches beside clip_benchmark: their sets are what they say, and their verdicts are held to the bars."""
 
+import dataclasses
 import json
 import sys
 from pathlib import Path
@@ -38,9 +39,16 @@ def test_a_layout_is_read_as_the_set_that_it_was_made_of(shown: list[layouts.Pic
     assert words.about.kind == "multilabel" and len(words.about.classes or ()) == len(words.field(0, "npy"))
     named = dict(zip(words.about.classes or (), words.field(2, "npy").tolist(), strict=True))
     assert all(bool(there) == (word in shown[2].caption) for word, there in named.items())
-    pairs = open_set(str(layouts.retrieval(tmp_path / "r", shown)))
-    assert pairs.about.kind == "retrieval" and pairs.field(3, "txt:lines")[0] == shown[3].caption
-    assert all(len(pairs.field(i, "txt:lines")) == 3 for i in range(7))
+
+
+def test_no_caption_stands_twice_in_a_set_of_retrieval(shown: list[layouts.Picture], tmp_path: Path) -> None:
+    again = dataclasses.replace(shown[2], caption=shown[2].caption.upper())
+    alone = dataclasses.replace(shown[2], caption="A")
+    pairs = open_set(str(layouts.retrieval(tmp_path / "r", [*shown, again, alone])))
+    assert pairs.about.kind == "retrieval" and len(pairs) == 7  # the last two have no caption of their own
+    captions = [pairs.field(i, "txt:lines") for i in range(7)]
+    assert [one[0] for one in captions] == [one.caption for one in shown]
+    assert [len(one) for one in captions] == [3, 2, 2, 2, 2, 2, 2]  # all begin with `a`
 
 
 def test_a_score_that_is_apart_fails_the_bench() -> None:

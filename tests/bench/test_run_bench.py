@@ -38,6 +38,11 @@ def test_the_verdict_takes_medians_and_allows_for_seed_noise(bench):
     assert len({len(line) for line in bench.table(rows).splitlines()[1:]}) == 1
 
 
+def test_three_trainings_of_the_peer_that_happen_to_agree_are_not_all_the_noise(bench):
+    rows = [dataclasses.replace(r, recall5=0.13) if r.trainer == "open_clip" else r for r in rows_of(bench)]
+    assert bench.verdict(rows)["seed_noise"] == pytest.approx(0.02 / 2**0.5)
+
+
 @pytest.mark.parametrize(
     "change", [{"pairs_per_s": 100.0}, {"peak_mb": 900.0}, {"recall5": 0.01, "plain_recall5": 0.01}, {"recall5": 0.3}]
 )
