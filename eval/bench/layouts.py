@@ -89,12 +89,12 @@ def multilabel(root: Path, shown: Iterable[Picture]) -> Path:
 def retrieval(root: Path, shown: Iterable[Picture]) -> Path:
     """Each picture with its caption, and two more of the words in it where it has several: 1 to 3 captions.
 
-    None occurs twice as a tokenizer sees it, and a picture without one of its own is left out: of equal similarities
-    CLIP_benchmark counts any as the nearer.
+    None occurs twice as a tokenizer sees it, since of equal similarities CLIP_benchmark counts any as the nearer: a
+    caption that an earlier picture has is told apart by a number.
     """
     seen: set[str] = set()
 
-    def captions(one: Picture) -> list[str]:
+    def captions(number: int, one: Picture) -> list[str]:
         words = one.caption.replace(",", " ").split()
         found = [one.caption, *([words[0], " ".join(reversed(words))] if len(words) > 1 else [])]
         own = []
@@ -102,8 +102,7 @@ def retrieval(root: Path, shown: Iterable[Picture]) -> Path:
             if (tokens := " ".join(text.lower().split())) not in seen:
                 seen.add(tokens)
                 own.append(text)
-        return own
+        return own or [f"{one.caption}, number {number}"]
 
-    texts = ((one, captions(one)) for one in shown)
-    samples = ({"jpg": one.data, "txt": "\n".join(own).encode()} for one, own in texts if own)
+    samples = ({"jpg": one.data, "txt": "\n".join(captions(i, one)).encode()} for i, one in enumerate(shown))
     return write(root, "retrieval", samples)
