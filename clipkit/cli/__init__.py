@@ -7,8 +7,8 @@ from typing import Annotated
 import typer
 
 from clipkit import __version__, errors
-from clipkit.cli import ahead, data, reporting, score
-from clipkit.cli.show import lines, table
+from clipkit.cli import ahead, data, embed, index, reporting, score, search
+from clipkit.cli.show import Json, Model, lines, table
 
 app = typer.Typer(
     help="Train, evaluate and search with image-text contrastive models.",
@@ -23,12 +23,9 @@ app.command()(ahead.plan)
 app.command()(ahead.doctor)
 app.command("eval")(score.score)
 app.command()(reporting.report)
-
-Model = Annotated[
-    str, typer.Argument(help="Run or checkpoint folder, NAME/TAG of open_clip, hf-hub:... or local-dir:...")
-]
-Json = Annotated[bool, typer.Option("--json", help="Print JSON lines instead of a table.")]
-Workers = Annotated[int, typer.Option(help="Processes that read and decode pictures.", min=0)]
+app.command()(embed.embed)
+app.command()(index.index)
+app.command()(search.search)
 
 
 def main() -> None:
@@ -122,50 +119,3 @@ def consolidate(
     from clipkit.log import say
 
     print(work(model, say, out, raw))
-
-
-@app.command()
-def embed(
-    model: Model,
-    source: Annotated[str, typer.Argument(help="Shards (folder, glob, brace pattern), or a folder of pictures.")],
-    out: Annotated[str, typer.Option(help="Folder to write; must not exist.")],
-    caption: Annotated[str, typer.Option(help="Where captions are in shards: txt, or json:KEY.")] = "txt",
-    workers: Workers = 0,
-    max_bad: Annotated[float, typer.Option(help="Share of unreadable pictures to bear.", min=0, max=1)] = 0.01,
-) -> None:
-    """Embed a collection of pictures and its captions."""
-    from clipkit.embed import embed as work
-
-    facts = work(model, source, out, caption, workers, max_bad)
-    print(f"{out}: {facts['rows']} pictures{' and their captions' if facts['texts'] else ''}")
-
-
-@app.command()
-def index(
-    vectors: Annotated[str, typer.Argument(help="A folder that `clipkit embed` has written.")],
-    out: Annotated[str, typer.Option(help="Folder to write; must not exist.")],
-) -> None:
-    """Build a search index over embeddings."""
-    from clipkit.index import build
-
-    facts = build(vectors, out)
-    print(f"{out}: {facts['rows']} pictures, exact ({facts['kind']})")
-
-
-@app.command()
-def search(
-    index: Annotated[str, typer.Argument(help="A folder that `clipkit index` has written.")],
-    text: Annotated[str | None, typer.Argument(help="Words to search by.")] = None,
-    image: Annotated[str | None, typer.Option(help="A picture to search by.")] = None,
-    k: Annotated[int, typer.Option("-k", help="How many to find.", min=1)] = 5,
-    model: Annotated[str | None, typer.Option(help="Model to use instead of the one the index names.")] = None,
-    as_json: Json = False,
-) -> None:
-    """Find the pictures nearest to words or to a picture."""
-    from clipkit.search import open_index
-
-    hits = open_index(index, model).search(text, image, k)
-    if as_json:
-        lines([hit.as_dict() for hit in hits])
-        return
-    table(("score", "key", "caption", "where"), [(f"{hit.score:.3f}", hit.key, hit.caption, hit.shard) for hit in hits])

@@ -4,9 +4,8 @@ from typing import Annotated, Any
 
 import typer
 
-from clipkit.cli.show import lines, table
+from clipkit.cli.show import Json, lines, table
 
-Json = Annotated[bool, typer.Option("--json", help="Print JSON lines instead of a table.")]
 NAMES = {
     "a_pair": "activations of one pair, MB",
     "at_context": "trained, texts as long as the context",

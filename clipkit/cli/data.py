@@ -5,11 +5,10 @@ from typing import Annotated, Any, Literal
 
 import typer
 
-from clipkit.cli.show import lines, table
+from clipkit.cli.show import Json, lines, table
 
 app = typer.Typer(help="Make, look at and choose training data.", no_args_is_help=True, rich_markup_mode=None)
 
-Json = Annotated[bool, typer.Option("--json", help="Print JSON lines instead of a table.")]
 Source = Annotated[str, typer.Argument(help="Shards: a folder, a glob, a brace pattern, or addresses (s3://...).")]
 Workers = Annotated[int | None, typer.Option(help="Processes; default is the number of cores.", min=1)]
 

@@ -13,10 +13,11 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from clipkit import shards, vectors
-from clipkit.datatools.curate import groups_picture, near
+from clipkit.datatools.curate import groups_picture
 from clipkit.datatools.curate.dedup import dedup
 from clipkit.datatools.curate.filter import filter
 from clipkit.errors import UserError
+from clipkit.vectors import near
 from tests.datatools.curating import BROKEN, angles, kept, one, run, trained_on, vectors_of, write
 from tests.samples import encoded, shape
 

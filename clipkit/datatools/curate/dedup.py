@@ -10,13 +10,13 @@ from typing import Any, Literal
 
 import numpy as np
 
-from clipkit.datatools.curate import near
 from clipkit.datatools.curate.embedded import ByFolder, ByModel, Embedded, Rows, open_embedded, whole_folder
 from clipkit.datatools.curate.kept import drop_unreadable, refuse_existing, write_kept
 from clipkit.datatools.curate.metadata import chosen, table_of
 from clipkit.errors import UserError
 from clipkit.log import Progress, say
 from clipkit.shards import Shards, open_source
+from clipkit.vectors import near
 
 Rule = Literal["first", "largest", "best"]
 RULES = ("first", "largest", "best")

@@ -1,0 +1,175 @@
+"""A vectors folder: embeddings on disk, in the layout that clip-retrieval and autofaiss read and write.
+
+VECTORS/img_emb/img_emb_000000.npy · text_emb/text_emb_000000.npy: float16 or float32 [n, D], unit rows
+VECTORS/metadata/metadata_000000.parquet: what each row is; row i of the three files of a part is the same sample
+VECTORS/vectors.json: model, source and counts, written last; clip-retrieval writes none
+"""
+
+import json
+from collections.abc import Iterator, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from clipkit.errors import StorageError, UserError
+
+ABOUT = "vectors.json"
+PLAN = "embed.json"
+"""What is being embedded, written first: where it lies without ABOUT, the work was cut short."""
+KINDS = {"image": "img_emb", "text": "text_emb"}
+"""What a row is of, and the folder of such rows."""
+BLOCK = 1 << 16  # rows in memory at once: 128 MB at a width of 512
+SLACK = 0.02
+"""By how much a row's length may miss 1: float16 costs 0.0005."""
+MADE_BY = "`clipkit embed MODEL SOURCE --out VECTORS` makes one"
+
+
+class Vectors:
+    """A vectors folder, opened: rows by number, mapped and not loaded. `about` is its vectors.json, empty for a folder
+    that clip-retrieval has made; `kinds` are those of `image` and `text` that it holds.
+
+    Raises: UserError when it is none, is not finished, or its files disagree; StorageError when one is damaged.
+    """
+
+    def __init__(self, folder: str | Path) -> None:
+        self.folder = Path(folder)
+        self.about = _about(self.folder)
+        self._files = {kind: _numbered(self.folder / name, ".npy") for kind, name in KINDS.items()}
+        self.kinds = tuple(kind for kind, files in self._files.items() if files)
+        if not self.kinds:
+            raise UserError(f"{folder}: neither img_emb/ nor text_emb/ holds a .npy; {MADE_BY}")
+        self._parts = {kind: [_mapped(path) for path in self._files[kind]] for kind in self.kinds}
+        self._check()
+
+    def _check(self) -> None:
+        lengths = {kind: [len(part) for part in parts] for kind, parts in self._parts.items()}
+        first = self._parts[self.kinds[0]][0]
+        for kind, parts in self._parts.items():
+            for path, part in zip(self._files[kind], parts, strict=True):
+                if part.ndim != 2 or part.dtype not in (np.float16, np.float32) or part.shape[1] != first.shape[1]:
+                    shape = f"{part.dtype} {list(part.shape)}"
+                    raise UserError(f"{path}: float16 or float32 [n, {first.shape[-1]}] is needed, got {shape}")
+        if len({tuple(each) for each in lengths.values()}) > 1:
+            raise UserError(f"{self.folder}: the parts of img_emb/ and text_emb/ have other numbers of rows: {lengths}")
+        said = self.about.get("rows")
+        if said is not None and said != len(self):
+            raise StorageError(f"{self.folder}: {len(self)} rows, {said} by its {ABOUT}; embed again")
+
+    def __len__(self) -> int:
+        return int(self._ends[-1])
+
+    @property
+    def width(self) -> int:
+        """D."""
+        return self._parts[self.kinds[0]][0].shape[1]
+
+    @cached_property
+    def _ends(self) -> np.ndarray:
+        return np.cumsum([len(part) for part in self._parts[self.kinds[0]]])
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the rows of one kind on disk."""
+        return sum(part.nbytes for part in self._parts[self.kinds[0]])
+
+    def blocks(
+        self, kind: str, start: int = 0, stop: int | None = None, rows: int = BLOCK
+    ) -> Iterator[tuple[int, np.ndarray]]:
+        """(number of the first row, float32 [up to `rows`, D]) of the rows start..stop-1 in their order.
+
+        Raises: UserError when a row's length is not about 1, or it is not finite.
+        """
+        stop = len(self) if stop is None else stop
+        for first in range(start, stop, rows):
+            yield first, self.take(kind, np.arange(first, min(first + rows, stop)))
+
+    def take(self, kind: str, numbers: np.ndarray) -> np.ndarray:
+        """The rows with these numbers, float32 [n, D].
+
+        Raises: UserError when a row's length is not about 1, or it is not finite.
+        """
+        numbers = np.asarray(numbers, np.int64)
+        out = np.empty((len(numbers), self.width), np.float32)
+        which = np.searchsorted(self._ends, numbers, side="right")
+        for i in np.unique(which).tolist():
+            here, part = which == i, self._parts[kind][i]
+            at = numbers[here] - (int(self._ends[i]) - len(part))
+            whole = len(at) and at[-1] - at[0] == len(at) - 1 and bool((np.diff(at) == 1).all())
+            out[here] = part[at[0] : at[-1] + 1] if whole else part[at]
+        self._refuse_other_lengths(kind, numbers, out)
+        return out
+
+    def _refuse_other_lengths(self, kind: str, numbers: np.ndarray, rows: np.ndarray) -> None:
+        lengths = np.sqrt(np.einsum("nd,nd->n", rows, rows))
+        bad = np.flatnonzero(~(np.abs(lengths - 1) <= SLACK))  # written so that NaN is bad
+        if len(bad):
+            raise UserError(
+                f"{self.folder}: row {int(numbers[bad[0]])} of {KINDS[kind]}/ has the length {lengths[bad[0]]:.4g}; "
+                "rows of length 1 are needed: embed again, or divide each row by its length"
+            )
+
+    def sample(self, kind: str, count: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
+        """(numbers ascending, float32 [up to count, D]) of rows drawn evenly from all."""
+        count = min(count, len(self))
+        numbers = np.sort(np.random.default_rng(seed).choice(len(self), count, replace=False))
+        return numbers, self.take(kind, numbers)
+
+    @cached_property
+    def metadata_files(self) -> list[Path]:
+        """The Parquet files of what the rows are, in the order of the rows.
+
+        Raises: UserError when they are not there or tell of another number of rows.
+        """
+        import pyarrow.parquet as pq
+
+        files = _numbered(self.folder / "metadata", ".parquet")
+        if not files:
+            raise UserError(f"{self.folder}: metadata/ is missing or empty, and says what each row is; embed again")
+        count = sum(pq.read_metadata(path).num_rows for path in files)
+        if count != len(self):
+            raise UserError(f"{self.folder}: {len(self)} embeddings but metadata of {count}; embed again")
+        return files
+
+    def tables(self, columns: Sequence[str] | None = None) -> Iterator[Any]:
+        """The metadata as pyarrow tables, one a file, in the order of the rows."""
+        import pyarrow.parquet as pq
+
+        for path in self.metadata_files:
+            there = pq.read_schema(path).names
+            yield pq.read_table(path, columns=None if columns is None else [name for name in columns if name in there])
+
+    def column(self, name: str) -> list[Any]:
+        """One column of the metadata for all rows; None where a file has no such column."""
+        found: list[Any] = []
+        for table in self.tables([name]):
+            found += table.column(name).to_pylist() if name in table.column_names else [None] * table.num_rows
+        return found
+
+
+def _about(folder: Path) -> dict[str, Any]:
+    if not folder.is_dir():
+        raise UserError(f"{folder}: no such folder; {MADE_BY}")
+    if not (folder / ABOUT).is_file():
+        if (folder / PLAN).is_file():
+            raise UserError(f"{folder}: its embedding was cut short; the same `clipkit embed` again goes on with it")
+        return {}
+    try:
+        found = json.loads((folder / ABOUT).read_text(encoding="utf-8"))
+        return {**found}
+    except (ValueError, TypeError) as error:
+        raise StorageError(f"{folder / ABOUT}: damaged ({error})") from None
+
+
+def _numbered(folder: Path, suffix: str) -> list[Path]:
+    """The files NAME_NUMBER.suffix of a folder by their number."""
+    files = [path for path in folder.glob(f"*_*{suffix}") if path.stem.rpartition("_")[2].isdecimal()]
+    return sorted(files, key=lambda path: int(path.stem.rpartition("_")[2]))
+
+
+def _mapped(path: Path) -> np.ndarray:
+    try:
+        return np.load(path, mmap_mode="r", allow_pickle=False)
+    except (ValueError, EOFError, OSError) as error:
+        raise StorageError(f"{path}: not a readable array of numbers ({error})") from None
