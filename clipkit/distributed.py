@@ -1,5 +1,6 @@
 """Processes that work together: starting them with Accelerate, and the few collectives that clipkit needs."""
 
+import itertools
 import json
 import os
 from collections.abc import Iterator
@@ -11,7 +12,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from torch import Tensor
-from torch.distributed.distributed_c10d import PrefixStore
+from torch.distributed.distributed_c10d import PrefixStore, _get_default_store
 from torch.distributed.rendezvous import register_rendezvous_handler, rendezvous
 
 from clipkit import errors
@@ -21,6 +22,7 @@ CPU_LAUNCH = "ACCELERATE_USE_CPU=true accelerate launch --multi_gpu --num_proces
 OTHERS = "{kind}: not supported; use an accelerate configuration of MULTI_GPU, or of FSDP with fsdp_version 2"
 START_HOURS = 2
 """How long a collective may wait: one rank may list and index its shards for long before the first step."""
+_calls = itertools.count()
 
 
 @dataclass(frozen=True)
@@ -274,6 +276,21 @@ def agree(what: str, *numbers: int) -> None:
 def share(n: int) -> range:
     """The rows of 0..n-1 that are this rank's: consecutive, sizes differing by at most one, nothing twice."""
     return range(rank() * n // world(), (rank() + 1) * n // world())
+
+
+@contextmanager
+def claims(count: int) -> Iterator[Iterator[int]]:
+    """The numbers 0..count-1, each for one rank, the next for whoever asks: a slow rank holds nobody up. All ranks must
+    come here; an error of one ends the numbers of all."""
+    if world() == 1:
+        yield iter(range(count))
+        return
+    store, name = _get_default_store(), f"clipkit claims {next(_calls)}"
+    try:
+        yield itertools.takewhile(lambda number: number < count, (store.add(name, 1) - 1 for _ in itertools.count()))
+    except BaseException:
+        store.add(name, count)
+        raise
 
 
 @contextmanager

@@ -213,14 +213,15 @@ def train_view(
     return view if out is None else out.copy_(view)
 
 
-def eval_view(data: bytes, shape: Preprocess) -> Tensor:
+def eval_view(data: bytes, shape: Preprocess, reduced: bool = False) -> Tensor:
     """The picture as the model is evaluated on it, uint8 [3, S, S]: decoded whole, resized, and cropped in the middle
-    (`shortest`), squashed to a square (`squash`) or padded to one (`longest`).
+    (`shortest`), squashed to a square (`squash`) or padded to one (`longest`). With `reduced` a large JPEG is decoded
+    at a smaller scale: sooner, and nearly the same.
 
     It is Pillow that resizes, to the pixels that every other tool scores: where torch's are one off, a rank changes.
     Raises: ValueError with a short reason.
     """
-    pixels, side = decode(data), shape.size
+    pixels, side = decode(data, _needed(data, shape) if reduced else None), shape.size
     height, width = pixels.shape[1:]
     if shape.resize_mode == "squash":
         return _resize_exactly(pixels, side, side, shape.interpolation)
@@ -237,6 +238,15 @@ def eval_view(data: bytes, shape: Preprocess) -> Tensor:
     pixels = _resize_exactly(pixels, height, width, shape.interpolation)
     top, left = round((height - side) / 2.0), round((width - side) / 2.0)
     return pixels[:, top : top + side, left : left + side]
+
+
+def _needed(data: bytes, shape: Preprocess) -> tuple[int, int]:
+    """(width, height) to which the whole picture is resized for a model."""
+    if shape.resize_mode == "squash":
+        return shape.size, shape.size
+    sides = size_of(data)
+    factor = shape.size / (max(sides) if shape.resize_mode == "longest" else min(sides))
+    return math.ceil(sides[0] * factor), math.ceil(sides[1] * factor)
 
 
 def _resize_exactly(pixels: Tensor, height: int, width: int, interpolation: str) -> Tensor:

@@ -1,15 +1,19 @@
 """README and docs say what is: quoted commands run, the settings page is the code's, the example objective works."""
 
+import json
 import os
 import re
 import shlex
+import signal
 import subprocess
 import sys
 from pathlib import Path
+from urllib import request
 
 import pytest
+import typer
 
-from clipkit import config, objectives
+from clipkit import cli, config, objectives
 from clipkit.train import Settings
 from tests import making
 from tests.objectives import test_exact
@@ -26,6 +30,27 @@ def commands(page: str) -> list[str]:
 def shell(command: str, folder: Path) -> subprocess.CompletedProcess[str]:
     env = making.environment(PATH=f"{BINARIES}{os.pathsep}{os.environ['PATH']}")
     return subprocess.run(command, shell=True, cwd=folder, env=env, capture_output=True, text=True, check=False)
+
+
+def served(command: str, folder: Path) -> None:
+    """Start a server, ask it what a page would ask, and stop it as Ctrl-C does."""
+    env = making.environment(PATH=f"{BINARIES}{os.pathsep}{os.environ['PATH']}")
+    with (folder / "served.log").open("w+") as told:
+        words = [*shlex.split(command), "--port", "0"]
+        server = subprocess.Popen(words, cwd=folder, env=env, stdout=subprocess.PIPE, stderr=told, text=True)
+        assert server.stdout
+        with server.stdout:
+            address = re.search(r"http://[\d.:]+", server.stdout.readline())  # told when it listens
+            try:
+                assert address, (folder / "served.log").read_text()
+                query = json.dumps({"text": "a dot", "k": 2}).encode()
+                asked = request.Request(f"{address[0]}/api/search", query, {"Content-Type": "application/json"})
+                with request.urlopen(asked, timeout=60) as answer:
+                    assert len(json.load(answer)["hits"]) == 2
+            finally:
+                server.send_signal(signal.SIGINT)
+                code = server.wait(timeout=60)
+    assert code == 0 and "Traceback" not in (folder / "served.log").read_text()
 
 
 def shortened(command: str) -> str:
@@ -67,11 +92,14 @@ def test_every_command_of_readme_runs(folder: Path) -> None:
             # what make would do is what CI and this test do; here only that the target is there
             assert shell(f"make --dry-run {command.split()[1]}", making.ROOT).returncode == 0, command
             continue
+        ran += 1
+        if command.startswith("clipkit serve "):
+            served(command, folder)
+            continue
         done = shell(shortened(command), folder)
         assert done.returncode == 0, f"{command}\n{done.stderr}"
         assert "Traceback" not in done.stderr
-        ran += 1
-    assert ran >= 10
+    assert ran >= 15
     # ten minutes and more of training: its parts are tested in tests/bench, here that it starts
     assert "python eval/bench/quality.py" in (making.ROOT / "README.md").read_text()
     assert shell("python eval/bench/quality.py --help", making.ROOT).returncode == 0
@@ -81,6 +109,12 @@ def test_every_command_of_the_data_page_runs(tmp_path: Path) -> None:
     photos(tmp_path)
     for command in commands("docs/data.md"):
         done = shell(command, tmp_path)
+        assert done.returncode == 0 and "Traceback" not in done.stderr, f"{command}\n{done.stderr}"
+
+
+def test_every_command_of_the_search_page_runs(folder: Path) -> None:
+    for command in commands("docs/search.md"):
+        done = shell(command, folder)
         assert done.returncode == 0 and "Traceback" not in done.stderr, f"{command}\n{done.stderr}"
 
 
@@ -100,6 +134,28 @@ def test_trainings_that_need_a_cluster_are_spelt_right(page: str) -> None:
             config.load(Settings, making.ROOT / f"configs/{words[recipes[0]]}.yaml", words[recipes[0] + 1 :])
             trained += 1
     assert trained >= 3
+
+
+PAGES = ("README.md", *(f"docs/{path.name}" for path in sorted((making.ROOT / "docs").glob("*.md"))))
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_quoted_commands_have_the_arguments_that_the_program_takes(page: str) -> None:
+    """Also of those that need what no test has: parsed as the program would, and not run."""
+    program = typer.main.get_command(cli.app)
+    lines = re.findall(
+        r"^(?: {4,6})?((?:\w+=\S+ )*(?:clipkit|accelerate|sbatch) .*)$", (making.ROOT / page).read_text(), re.M
+    )
+    for words in (shlex.split(line, comments=True) for line in lines if " ..." not in line):
+        start = next((i for i, word in enumerate(words) if re.fullmatch(r"clipkit(\.\w+)?", word)), None)
+        if start is None:
+            continue
+        name, *arguments = [words[start].partition(".")[2].replace("evaluate", "eval"), *words[start + 1 :]]
+        name, arguments = (name, arguments) if name else (arguments[0], arguments[1:])
+        command = program.commands[name]
+        while hasattr(command, "commands"):
+            command, arguments = command.commands[arguments[0]], arguments[1:]
+        command.make_context(name, list(arguments))
 
 
 def test_the_mixture_of_the_data_page_is_valid(tmp_path: Path) -> None:

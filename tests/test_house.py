@@ -17,6 +17,8 @@ def test_a_wheel_holds_recipes_and_suites(tmp_path: Path) -> None:
         for path in (making.ROOT / kind).iterdir():
             if path.is_file():
                 assert f"clipkit/shipped/{kind}/{path.name}" in names
+    pages = {f"clipkit/serve/page/{path.name}" for path in (making.ROOT / "clipkit/serve/page").iterdir()}
+    assert pages <= names and any(name.endswith(".html") for name in pages)
     assert "clipkit/py.typed" in names and not any(name.startswith("tests/") for name in names)
 
 

@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from clipkit import __version__, errors
-from clipkit.cli import ahead, data, embed, index, reporting, score, search
+from clipkit.cli import ahead, data, embed, groups, index, reporting, score, search, serve
 from clipkit.cli.show import Json, Model, lines, table
 
 app = typer.Typer(
@@ -26,6 +26,9 @@ app.command()(reporting.report)
 app.command()(embed.embed)
 app.command()(index.index)
 app.command()(search.search)
+app.command()(serve.serve)
+app.command()(groups.dedup)
+app.command()(groups.cluster)
 
 
 def main() -> None:

@@ -1,11 +1,11 @@
 """`clipkit data ...`: making, looking at and choosing training data."""
 
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 import typer
 
-from clipkit.cli.show import Json, lines, table
+from clipkit.cli.show import Json, lines, table, told
 
 app = typer.Typer(help="Make, look at and choose training data.", no_args_is_help=True, rich_markup_mode=None)
 
@@ -166,7 +166,7 @@ def filter(
         source, out, where=where, model=model, vectors=vectors, min_score=min_score, top=top, scores=scores,
         caption=caption, select=select, workers=workers,
     )  # fmt: skip
-    _told(facts, as_json)
+    told(facts, as_json)
 
 
 @app.command()
@@ -194,21 +194,7 @@ def dedup(
         source, out, exact=exact, model=model, vectors=vectors, threshold=threshold, keep=keep, against=against,
         caption=caption, select=select, picture=picture, workers=workers,
     )  # fmt: skip
-    _told(facts, as_json)
-
-
-def _told(facts: dict[str, Any], as_json: bool) -> None:
-    """What a selection keeps."""
-    if as_json:
-        lines([facts])
-        return
-    rows = []
-    for what, value in facts.items():
-        if isinstance(value, dict):
-            rows += [(f"{what.replace('_', ' ')}: {why}", f"{count:,}") for why, count in value.items()]
-        elif value is not None:
-            rows.append((what.replace("_", " "), f"{value:,}" if isinstance(value, int) else str(value)))
-    table(("what", "value"), rows)
+    told(facts, as_json)
 
 
 @app.command()

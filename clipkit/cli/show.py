@@ -37,6 +37,20 @@ def table(head: tuple[str, ...], rows: Iterable[Any]) -> None:
     Console().print(drawn)
 
 
+def told(facts: dict[str, Any], as_json: bool) -> None:
+    """What was done, by name and value."""
+    if as_json:
+        lines([facts])
+        return
+    rows = []
+    for what, value in facts.items():
+        if isinstance(value, dict):
+            rows += [(f"{what.replace('_', ' ')}: {why}", f"{count:,}") for why, count in value.items()]
+        elif value is not None:
+            rows.append((what.replace("_", " "), f"{value:,}" if isinstance(value, int) else str(value)))
+    table(("what", "value"), rows)
+
+
 def _plain(cell: str) -> str:
     """A cell without what would break the line or speak to the terminal; captions come from anywhere."""
     return "".join(letter if letter.isprintable() else " " for letter in cell)

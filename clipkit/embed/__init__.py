@@ -1,81 +1,93 @@
-"""`clipkit embed MODEL SOURCE --out VECTORS`: the embeddings of a collection, on disk."""
+"""`clipkit embed MODEL SOURCE --out VECTORS`: the embeddings of a collection on disk, by any number of processes."""
 
+import time
 from collections import Counter
+from contextlib import ExitStack, closing
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
+from clipkit import distributed, models
+from clipkit.embed.job import Job
+from clipkit.embed.work import Encoded, Prepared, Read, Reader, Work, encode, finish, prepare, workers_of, write
+from clipkit.log import Progress
+from clipkit.vectors import parts
 
-from clipkit import models, shards, vectors
-from clipkit.errors import BadData, told
-from clipkit.log import Progress, say
+__all__ = [
+    "Encoded", "Job", "Prepared", "Read", "Reader", "Work", "embed", "encode", "finish", "prepare", "run",
+    "write",
+]  # fmt: skip
 
-PART = 100_000
+LOOK_S = 2.0  # between looks at what other processes have done
 
 
-def embed(
-    model: str, source: str, out: str, caption: str = "txt", workers: int = 0, max_bad: float = 0.01, part: int = PART
-) -> dict[str, Any]:
-    """Embed all pictures of a source (shards, a folder, a file), and their captions where there are any, into `out`.
+def embed(model: str, source: str, out: str, **options: Any) -> dict[str, Any]:
+    """Embed what a source holds into the folder `out`; `options` are those of `Job`. Gives the facts of vectors.json.
 
-    Gives the facts of vectors.json. Unreadable pictures are left out, counted and told.
-    Raises: UserError when the source or the model is not to be had or `out` exists; BadData above `max_bad`.
+    The files depend on model, source and options alone: not on the number of processes, nor on how often it was killed
+    and called again. Samples that cannot be read are left out, counted and told.
+    Raises: UserError when the source or the model is not to be had, or `out` is whole or of another job; BadData above
+    `max_bad`.
     """
-    place = Path(out)
-    vectors.refuse_existing(place)
-    collection = shards.open_source(source)
-    if isinstance(collection, shards.Shards):
-        shards.members_for(caption)
-    loaded = models.load(model)
-    with_text = _has_captions(collection, caption)
-    lost = Counter(collection.lost if isinstance(collection, shards.Shards) else {})
-    _bound(lost, len(collection) + lost.total(), max_bad, source)
+    return run(Job(model, source, out, **options))
+
+
+def run(job: Job, prepared: Prepared | None = None) -> dict[str, Any]:
+    """As `embed`; on all processes that a launcher started, of which the first gives the facts and the others none.
+
+    `prepared` is what `prepare(job)` has given, where that was called before.
+    """
+    distributed.join()
+    place, first = Path(job.out), distributed.rank() == 0
+    with ExitStack() as held:
+        with distributed.together():
+            if first:
+                held.enter_context(parts.alone(place))
+            prepared = prepared or prepare(job)
+        for what in ("fingerprint", "made_by"):
+            distributed.agree(f"what to embed ({what})", int(prepared.plan[what][:15], 16))
+        with distributed.together():
+            if first:
+                parts.begin(place, prepared.plan)
+        with distributed.together():
+            work = Work(prepared, parts.seen(place, prepared.plan))
+        with distributed.together():
+            _embed(work)
+        with distributed.together():
+            return finish(work) if first else {}
+
+
+def _embed(work: Work) -> None:
+    """Embed parts as long as there are any, this process its share."""
+    job, model, reader = work.prepared.job, work.prepared.model, work.reader
+    done: list[Encoded] = []
     left_out: Counter[str] = Counter()
-    writer = vectors.Writer(place)
-    try:
-        with Progress("embed", len(collection)) as bar:
-            for start in range(0, len(collection), part):
-                numbers = range(start, min(start + part, len(collection)))
-                kept, image = _pictures(loaded, collection, numbers, workers, left_out, bar)
-                _bound(left_out, numbers.stop, max_bad, source)
-                records = [shards.record(collection, number, caption) for number in kept]
-                captions = [record["caption"] for record in records] if with_text else None
-                if kept:
-                    writer.part(image, models.embed_texts(loaded, captions).numpy() if captions else None, records)
-        where = str(Path(model).resolve()) if Path(model).exists() else model
-        writer.finish({"model": where, "source": source, "caption": caption, "left_out": dict(lost + left_out)})
-    finally:
-        writer.drop()
-    if lost + left_out:
-        say(f"{source}: left out {told(lost + left_out)}")
-    return vectors.about(place)
+    with distributed.claims(work.parts.count) as claimed, _Bar(work) as bar:
+        batches = (batch for part in claimed if not work.parts.is_done(part) for batch in work.batches(part))
+        workers = workers_of(job.workers)
+        found = models.pipeline(model.device, batches, reader.fetch, reader.decode, partial(encode, model), workers)
+        with closing(found):
+            for encoded in found:
+                done.append(encoded)
+                number = encoded.numbers[0] // work.parts.plan["part"]
+                if encoded.numbers[-1] + 1 == work.parts.span(number).stop:
+                    left_out += write(work, number, done)
+                    work.refuse_bad(left_out)
+                    done = []
+                bar.show(sum(len(each.numbers) for each in done))
 
 
-def _has_captions(collection: shards.Shards | shards.Folder, caption: str) -> bool:
-    """Is there a caption among the first hundred? Decided once: row i must be the same sample in all files."""
-    return any(shards.record(collection, number, caption)["caption"] for number in range(min(100, len(collection))))
+class _Bar(Progress):
+    """The samples that all processes have done, as far as the folder tells."""
 
+    def __init__(self, work: Work) -> None:
+        self._parts, self._done, self._looked = work.parts, work.parts.samples_done(), time.monotonic()
+        super().__init__("embed", work.parts.plan["samples"], start=self._done)
 
-def _pictures(
-    model: models.DualEncoder,
-    source: models.Pictures,
-    numbers: range,
-    workers: int,
-    left_out: Counter[str],
-    bar: Progress,
-) -> tuple[list[int], np.ndarray]:
-    """(numbers that could be read, their embeddings [n, D])."""
-    rows: list[np.ndarray] = []
-    kept: list[int] = []
-    for good, embedded, bad in models.embed_images(model, source, numbers, workers=workers):
-        rows.append(embedded.numpy())
-        kept += good
-        left_out.update(bad.values())
-        bar.update(numbers.start + len(kept))
-    return kept, np.concatenate(rows)
-
-
-def _bound(left_out: Counter[str], seen: int, max_bad: float, source: str) -> None:
-    bad = left_out.total()
-    if bad > max_bad * seen and (bad >= 10 or bad == seen):
-        raise BadData(f"{source}: {bad} of {seen} pictures are unreadable ({told(left_out)}); see --max-bad")
+    def show(self, begun: int) -> None:
+        """Besides what lies in the folder, `begun` samples of a part are done here."""
+        if self.quiet:
+            return
+        if begun == 0 or time.monotonic() - self._looked > LOOK_S:
+            self._done, self._looked = self._parts.samples_done(), time.monotonic()
+        self.update(min(self._done + begun, self.total))

@@ -31,23 +31,26 @@ class Named:
 
     @cached_property
     def digest(self) -> str:
-        """Sixteen hexadecimal digits of all that an embedding depends on: weights, architecture, preprocessing,
-        tokenizer and precision."""
+        """Sixteen hexadecimal digits of all that an embedding depends on: `identity`, and the precision, device and
+        packages that it is computed with."""
         made_by = [version(package) for package in ("open_clip_torch", "transformers", "tokenizers", "timm")]
-        known = [FORMAT, str(distributed.best_dtype(self.device)), self.device.type, made_by]
+        return hashing.of(FORMAT, str(distributed.best_dtype(self.device)), self.device.type, made_by, self.identity)
+
+    @cached_property
+    def identity(self) -> str:
+        """Sixteen hexadecimal digits of what the model is, wherever it lies and runs: weights, architecture,
+        preprocessing and tokenizer."""
         arch, _, tag = self.name.partition("/")
         if self._place is not None:
             text = _files(self._place / TEXT_FOLDER)
-            files = [self._place / "model.yaml", *_weights(self._place), *text]
-        elif self.name.startswith("local-dir:"):
-            files = _files(Path(self.name.removeprefix("local-dir:")))
-        elif not self.name.startswith(LOCATIONS) and Path(tag).is_file():
-            known, files = [*known, arch], [Path(tag)]
-        else:
-            tensors = self.model.net.state_dict()
-            weights = [[name, hashing.of_bytes(_bytes(tensors[name]))] for name in sorted(tensors)]
-            return hashing.of(known, self.name, weights, self.model.spec)
-        return hashing.of(known, hashing.of_files(files))
+            return hashing.of_files([self._place / "model.yaml", *_weights(self._place), *text])
+        if self.name.startswith("local-dir:"):
+            return hashing.of_files(_files(Path(self.name.removeprefix("local-dir:"))))
+        if not self.name.startswith(LOCATIONS) and Path(tag).is_file():
+            return hashing.of(arch, hashing.of_files([Path(tag)]))
+        tensors = self.model.net.state_dict()
+        weights = [[name, hashing.of_bytes(_bytes(tensors[name]))] for name in sorted(tensors)]
+        return hashing.of(self.name, weights, self.model.spec)
 
 
 def _files(folder: Path) -> list[Path]:

@@ -42,7 +42,7 @@ def run(out: Path, steps: int | None = None) -> Path:
     shown = gallery.write(out / "gallery.json", vectors, searches)
     page = out / "report.html"
     _clipkit("report", str(model), str(scores), "--gallery", str(shown), "--out", str(page))
-    say(f"done in {duration(time.monotonic() - began)}")
+    say(f"done in {duration(time.monotonic() - began)}; to search by hand, type: clipkit serve {index}")
     return page
 
 

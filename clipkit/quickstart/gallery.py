@@ -6,11 +6,13 @@ from typing import Any
 
 import numpy as np
 
-from clipkit import vectors
 from clipkit.config import write_atomic
+from clipkit.vectors import Vectors, exact
 
 Search = tuple[str, list[dict[str, Any]]]
 SHOWN = 6
+PLACE = ("shard", "offset", "size")
+"""Where the bytes of a picture lie."""
 
 
 def write(path: Path, folder: Path, searches: list[Search]) -> Path:
@@ -33,14 +35,13 @@ def write(path: Path, folder: Path, searches: list[Search]) -> Path:
 
 def captions_found(folder: Path, shown: int = SHOWN) -> list[dict[str, Any]]:
     """For `shown` pictures spread over a vectors folder: {record, captions: the three nearest of all captions}."""
-    image = np.concatenate(list(vectors.parts(folder, "img_emb"))).astype(np.float32)
-    text = np.concatenate(list(vectors.parts(folder, "text_emb"))).astype(np.float32)
-    records = vectors.records(folder).to_pylist()
-    chosen = np.linspace(0, len(records) - 1, shown).astype(int)
-    _, near = vectors.search(vectors.flat_index(text), image[chosen], 3)
+    rows = Vectors(folder)
+    records = [record for table in rows.tables((*PLACE, "caption")) for record in table.to_pylist()]
+    chosen = np.linspace(0, len(rows) - 1, shown).astype(int)
+    _, near = exact.nearest(rows.take("image", chosen), rows.blocks("text"), 3)
     return [
-        {"record": records[i], "captions": [records[j]["caption"] for j in row]}
-        for i, row in zip(chosen.tolist(), near.tolist(), strict=True)
+        {"record": records[i], "captions": [records[j]["caption"] for j in found if j >= 0]}
+        for i, found in zip(chosen.tolist(), near.tolist(), strict=True)
     ]
 
 
@@ -55,5 +56,5 @@ def _hit(hit: dict[str, Any]) -> dict[str, Any]:
 
 def _shown(record: dict[str, Any], lines: list[tuple[str, bool | None]]) -> dict[str, Any]:
     """A picture of the gallery, by where its bytes lie, and the lines under it."""
-    where = {key: record[key] for key in ("shard", "offset", "size")}
+    where = {key: record[key] for key in PLACE}
     return {"where": where, "alt": record["caption"], "lines": lines}

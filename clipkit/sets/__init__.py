@@ -10,7 +10,7 @@ from pathlib import Path
 from clipkit.errors import UserError
 from clipkit.sets import captions, in_shards, parquet, tables
 from clipkit.sets.files import Files
-from clipkit.sets.folders import InFolders
+from clipkit.sets.folders import InFolders, pictures_below
 from clipkit.sets.in_shards import InShards
 from clipkit.sets.parquet import InParquet
 from clipkit.sets.samples import About, Samples, no_field, suggested
@@ -18,7 +18,8 @@ from clipkit.sets.tables import InTable
 from clipkit.shards import CATALOG, is_remote
 
 __all__ = [
-    "About", "Files", "InParquet", "InShards", "Samples", "address", "no_field", "open_set", "rooted", "suggested",
+    "METADATA", "About", "Files", "InParquet", "InShards", "Samples", "address", "no_field", "open_set", "open_table",
+    "pictures_below", "rooted", "suggested",
 ]  # fmt: skip
 
 METADATA = ("metadata.csv", "metadata.jsonl")
@@ -43,13 +44,27 @@ def open_set(
     if found is None:
         found = _in_shards(data, split, prefix)
     if found is None:
-        found = _in_folder(Path(data), split, images, label)
+        found = _in_tables(Path(data), split, images, label)
+    if found is None:
+        found = InFolders(Path(data), split)
     if prefix and not (isinstance(found, InShards) and found.about.kind):
         raise UserError(f"{data}: prefix chooses among lines of classnames.txt; this set has none")
     return found
 
 
-def _in_file(data: str, split: str, images: str | None, label: str | None) -> Samples | None:
+def open_table(data: str, images: str | None = None) -> InTable | InParquet | Files | None:
+    """All rows of a table, whatever their split: of a file, or of the table that describes the pictures of a folder, or
+    of the Parquet files in it; None where `data` is nothing of the kind. `images` as in `open_set`.
+
+    Raises: UserError as `open_set` does.
+    """
+    found = _in_file(data, None, images, None)
+    if found is None and Path(data).is_dir():
+        found = _in_tables(Path(data), None, images, None)
+    return found
+
+
+def _in_file(data: str, split: str | None, images: str | None, label: str | None) -> InTable | InParquet | Files | None:
     """What a table or captions hold; None where `data` is no such file."""
     suffix = Path(data).suffix.lower()
     if suffix == parquet.SUFFIX:
@@ -84,14 +99,15 @@ def _in_shards(data: str, split: str, prefix: str | None) -> InShards | None:
     return InShards(data)
 
 
-def _in_folder(folder: Path, split: str, images: str | None, label: str | None) -> Samples:
-    """What Parquet files, a table of metadata, or pictures themselves hold in a folder."""
+def _in_tables(folder: Path, split: str | None, images: str | None, label: str | None) -> InTable | InParquet | None:
+    """What Parquet files or a table of metadata hold in a folder; None where there are none."""
     if files := parquet.in_folder(folder, split):
         return InParquet(files, images, split, label)
-    beside = (place / name for place in (folder / split, folder) for name in METADATA)
+    places = (folder,) if split is None else (folder / split, folder)
+    beside = (place / name for place in places for name in METADATA)
     if table := next((path for path in beside if path.is_file()), None):
         return InTable(table, tables.rows(table), images, split, label)
-    return InFolders(folder, split)
+    return None
 
 
 def address(data: str) -> str:

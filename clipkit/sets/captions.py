@@ -31,12 +31,12 @@ def read(path: Path) -> Any:
         raise UserError(f"{path}: broken JSON (nested too deeply)") from None
 
 
-def open_captions(path: Path, tree: Any, images: str | None, split: str) -> Files:
+def open_captions(path: Path, tree: Any, images: str | None, split: str | None) -> Files:
     """The pictures of a captions file that have any, in its order, with the fields `captions` (list) and `id`.
 
     Without `images` the pictures are looked for where COCO and Flickr30k put them: beside the file, in its `images`,
     and in the folder beside its own that its name ends in (annotations/captions_val2017.json: val2017). Of Karpathy's
-    files the `split` is read, all of COCO's: each of its files is a split.
+    files the `split` is read (null: all), all of COCO's: each of its files is a split.
     Raises: UserError when the file is of another kind, or no picture has a caption.
     """
     try:
@@ -61,9 +61,9 @@ def _coco(tree: Any) -> list[tuple[str, dict[str, Any]]]:
     return [(one["file_name"], {"captions": texts[one["id"]], "id": one["id"]}) for one in some]
 
 
-def _karpathy(path: Path, tree: Any, split: str) -> list[tuple[str, dict[str, Any]]]:
+def _karpathy(path: Path, tree: Any, split: str | None) -> list[tuple[str, dict[str, Any]]]:
     splits = dict.fromkeys(one["split"] for one in tree["images"])
-    if split not in splits:
+    if split is not None and split not in splits:
         raise UserError(f"{path}: has no part '{split}'; split is one of: {', '.join(splits)}")
     return [
         (
@@ -71,7 +71,7 @@ def _karpathy(path: Path, tree: Any, split: str) -> list[tuple[str, dict[str, An
             {"captions": [sentence["raw"] for sentence in one["sentences"]], "id": one.get("imgid", one["filename"])},
         )
         for one in tree["images"]
-        if one["split"] == split and one["sentences"]
+        if split in (None, one["split"]) and one["sentences"]
     ]
 
 

@@ -27,7 +27,7 @@ class InFolders(Files):
 
     def __init__(self, folder: Path, split: str) -> None:
         top = _top(folder, split)
-        paths = _pictures(top)
+        paths = pictures_below(top)
         if not paths:
             raise UserError(f"{top}: neither .tar shards nor pictures ({', '.join(IMAGE_SUFFIXES)}) in this folder")
         classes = sorted(each.name for each in top.iterdir() if each.is_dir() and not each.name.startswith("."))
@@ -67,7 +67,7 @@ def _top(folder: Path, split: str) -> Path:
     return folder
 
 
-def _pictures(top: Path) -> list[Path]:
+def pictures_below(top: Path) -> list[Path]:
     """All pictures below a folder; links to folders are followed, hidden files and folders left out."""
     found = []
     for place, folders, files in os.walk(top, followlinks=True):

@@ -40,15 +40,17 @@ def resolve(pattern: str) -> list[str]:
     return found
 
 
-def in_folder(folder: Path, split: str) -> list[str]:
+def in_folder(folder: Path, split: str | None) -> list[str]:
     """The Parquet files of a split in a folder, sorted: SPLIT/*.parquet, or SPLIT-*.parquet here or in `data`; all of
-    them where their names tell no split; none where there are none.
+    them where their names tell no split, or `split` is null; none where there are none.
 
     Raises: UserError when their names tell other splits.
     """
+    found = sorted(path for place in (folder, folder / "data") for path in place.glob(f"*{SUFFIX}"))
+    if split is None:
+        return [str(path) for path in found]
     if inside := sorted(map(str, (folder / split).glob(f"*{SUFFIX}"))):
         return inside
-    found = sorted(path for place in (folder, folder / "data") for path in place.glob(f"*{SUFFIX}"))
     known = "|".join(sorted(map(re.escape, {*SPLITS, split}), key=len, reverse=True))
     part = {path: match[1] for path in found if (match := re.match(rf"({known})(?![^-_.])", path.stem))}
     if part and split not in part.values():
@@ -63,22 +65,23 @@ class InParquet:
     The pictures are in the column `image` (null: what Hugging Face's schema says is an image, else by its name): bytes,
     {bytes, path}, or a path beside the file, in `images`, or absolute. Bytes are read a few rows at a time, and other
     columns when they are asked for. Of columns that Hugging Face knows as classes the names are in `about`; their -1
-    means no class. With a column `split`, the rows of that split.
+    means no class. With a column `split`, the rows of that split (null: all).
     Remote files are fetched when the first sample is asked for.
     Raises: UserError when a file is missing or damaged, or no column holds pictures.
     """
 
     def __init__(
-        self, files: Sequence[str], images: str | None, split: str, label: str | None = None, image: str | None = None
-    ) -> None:
+        self, files: Sequence[str], images: str | None, split: str | None, label: str | None = None,
+        image: str | None = None,
+    ) -> None:  # fmt: skip
         self.files, self._images, self._split, self._label, self._wanted = list(files), images, split, label, image
         self._open: dict[int, Any] = {}
         self._columns: dict[str, list[Any]] = {}
         self._reading: _Reading | None = None
         if is_remote(self.files[0]):
             size_of(self.files[0])
-        elif self._rows and self._paths:
-            refuse_missing(self._paths[0], self.name(0))
+        elif self._rows and self.paths:
+            refuse_missing(self.paths[0], self.name(0))
 
     def _file(self, number: int) -> Any:
         """One of the files, opened now if it was not."""
@@ -150,7 +153,7 @@ class InParquet:
         return rows_of(self.files[0], self._column(SPLIT), self._split, self._starts[-1])
 
     @cached_property
-    def _paths(self) -> list[Path]:
+    def paths(self) -> list[Path]:
         """Where the pictures of all samples lie; none where they are inside."""
         with _damage_said(self.files[0]):
             first = self._value(self._rows[0])
@@ -174,8 +177,8 @@ class InParquet:
 
     @cached_property
     def _digest(self) -> str:
-        if self._paths:
-            return hashing.of_files(self._paths, gaps=True)
+        if self.paths:
+            return hashing.of_files(self.paths, gaps=True)
         far = [name for name in self.files if is_remote(name)]
         version = dict(zip(far, versions(far), strict=True))
         files = [f"{name} {version[name]}" if is_remote(name) else hashing.of_file(Path(name)) for name in self.files]
@@ -195,10 +198,15 @@ class InParquet:
         file, row = self._at(self._rows[number])
         return f"{self.files[file]} row {row + 1}"
 
+    def key(self, number: int) -> str:
+        """File and row, as a name for a picture inside."""
+        file, row = self._at(self._rows[number])
+        return f"{Path(self.files[file]).stem}/{row + 1}"
+
     def image(self, number: int) -> bytes:
         """The bytes of a picture."""
-        if self._paths:
-            return self._paths[number].read_bytes()
+        if self.paths:
+            return self.paths[number].read_bytes()
         data = _inside(self._value(self._rows[number]))
         if not data:
             raise ValueError("no picture")
@@ -234,9 +242,9 @@ class InParquet:
 
     def where(self, number: int) -> dict[str, Any]:
         """Where a picture lies that is a file of its own."""
-        if not self._paths:
+        if not self.paths:
             raise ValueError(f"{self.name(number)}: a picture inside of Parquet is no span of the file")
-        path = self._paths[number]
+        path = self.paths[number]
         return {"key": path.stem, "shard": str(path.resolve()), "offset": 0, "size": path.stat().st_size}
 
     def __getstate__(self) -> dict[str, Any]:

@@ -22,14 +22,15 @@ class InTable(Files):
     """The `found` rows of a table; a row's columns are its fields. A picture is a path beside the table, in `images`,
     or absolute.
 
-    With a column `split`, the rows of that split. In a table of captions without labels, the rows of one picture are
-    one sample, whose caption is the list of theirs.
+    With a column `split`, the rows of that split (null: all). In a table of captions without labels, the rows of one
+    picture are one sample, whose caption is the list of theirs.
     Raises: UserError when there are no rows, or no column says where pictures are.
     """
 
     def __init__(
-        self, path: Path, found: Sequence[dict[str, Any]], images: str | None, split: str, label: str | None = None
-    ) -> None:
+        self, path: Path, found: Sequence[dict[str, Any]], images: str | None, split: str | None,
+        label: str | None = None,
+    ) -> None:  # fmt: skip
         if not found:
             raise UserError(f"{path}: an empty table")
         names = list(dict.fromkeys(name for row in found for name in row))
@@ -131,12 +132,12 @@ def image_column(where: str, names: Sequence[str]) -> str:
     return column
 
 
-def rows_of(where: str, splits: Sequence[Any] | None, split: str, count: int) -> list[int]:
-    """The numbers of the rows of a split, by the values of the column `split` (null: there is none, all rows).
+def rows_of(where: str, splits: Sequence[Any] | None, split: str | None, count: int) -> list[int]:
+    """The numbers of the rows of a split (null: all rows), by the values of the column `split` (null: there is none).
 
     Raises: UserError naming the splits that are there.
     """
-    if splits is None:
+    if splits is None or split is None:
         return list(range(count))
     kept = [number for number, value in enumerate(splits) if value == split]
     if not kept:

@@ -86,8 +86,11 @@ def _rows_of(table: Any, had: dict[str, int]) -> dict[str, np.ndarray]:
     return dict(zip(called, np.split(rows, ends[:-1]) if called else [], strict=True))
 
 
-def write_selection(source: "Shards", numbers: np.ndarray, path: Path, about: dict[str, Any]) -> None:
-    """Write the samples with these flat `numbers` of `source` as a selection; `about` says how it was made.
+def write_selection(
+    source: "Shards", numbers: np.ndarray, path: Path, about: dict[str, Any], vectors: np.ndarray | None = None
+) -> None:
+    """Write the samples with these flat `numbers` of `source` as a selection; `about` says how it was made. `vectors`
+    [len(source)], the row of each sample in a vectors folder, becomes the column `number`.
 
     Raises: OSError when it cannot be written.
     """
@@ -101,7 +104,10 @@ def write_selection(source: "Shards", numbers: np.ndarray, path: Path, about: di
     shards = pa.DictionaryArray.from_arrays(pa.array([shard for shard, _ in places], pa.int32()), source.names)
     had = {name: len(source.files.kept(shard)) for shard, name in enumerate(source.names)}
     facts = {"clipkit": json.dumps({**about, "had": had, "kept": len(numbers), "of": len(source)})}
-    table = pa.table({"shard": shards, "row": pa.array(rows, pa.int32()), "key": keys}).replace_schema_metadata(facts)
+    table = pa.table({"shard": shards, "row": pa.array(rows, pa.int32()), "key": keys})
+    if vectors is not None:
+        table = table.append_column("number", pa.array(vectors[numbers], pa.int64()))
+    table = table.replace_schema_metadata(facts)
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     try:

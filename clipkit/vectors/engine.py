@@ -4,32 +4,42 @@
 is probed, so that words, which lie apart from all pictures, find as well as pictures do (LOG.md has the table).
 """
 
-from collections.abc import Iterable
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from math import ceil
 from pathlib import Path
+from threading import Lock
 from typing import Any
 
 import numpy as np
 
 from clipkit.errors import StorageError, UserError
 
+TRAINED_ON, A_LIST = 65_536, 64
+"""Rows that an index is trained on, at the least; and for each list."""
+Found = tuple[np.ndarray, np.ndarray]
+"""(scores float32, numbers int64) [Q, k], best first; -inf and -1 where there are fewer."""
+
 
 @dataclass(frozen=True)
 class Knobs:
     """How an index is searched: lists that are probed (IVF), rows that are ranked again by finer codes, or neighbours
-    that a graph keeps (HNSW); None where it has no such thing."""
+    that a graph keeps (HNSW); None where it has no such thing. `k` is the number of answers they were measured for."""
 
     nprobe: int | None = None
     candidates: int | None = None
     ef: int | None = None
+    k: int = 10
 
     def as_dict(self) -> dict[str, int]:
         """For JSON, without what is None."""
         return {name: value for name, value in asdict(self).items() if value is not None}
 
-    def factor(self, k: int) -> float:
-        """How many times k rows are ranked again, at least four times as many as are wanted."""
-        return max((self.candidates or 0) / max(k, 1), 4.0)
+    def ranked(self, k: int) -> int:
+        """How many rows are ranked again for k answers: as the square root of k, because the answers beyond the first
+        lie closer together, and at least four times as many as are wanted."""
+        return ceil(max((self.candidates or 0) * max(k / self.k, 1) ** 0.5, 4 * k))
 
 
 class Engine:
@@ -37,7 +47,8 @@ class Engine:
 
     def __init__(self, index: Any, knobs: Knobs = Knobs()) -> None:  # noqa: B008 (frozen)
         self.index, self.knobs = index, knobs
-        self._base, self._fine = _taken_apart(index)
+        self._base, self._inner, self._fine = _taken_apart(index)
+        self._mapping = Lock()
 
     def __len__(self) -> int:
         return self.index.ntotal
@@ -50,85 +61,131 @@ class Engine:
     @property
     def lists(self) -> int | None:
         """How many lists it has; None where it has none."""
-        return getattr(self._base, "nlist", None)
+        return getattr(self._inner, "nlist", None)
 
-    def with_knobs(self, **changes: int | None) -> "Engine":
-        """The same index searched otherwise."""
-        return Engine(self.index, replace(self.knobs, **changes))
+    @property
+    def graph(self) -> bool:
+        """Is it a graph of neighbours (HNSW)?"""
+        return hasattr(self._inner, "hnsw")
 
-    def search(self, queries: np.ndarray, k: int, allowed: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray]:
-        """(scores float32, numbers int64) [Q, k] of the nearest rows to queries [Q, D], best first, -1 where there are
-        fewer; `allowed` (bool [n]) says which may be found.
+    @property
+    def ranks(self) -> bool:
+        """Does it rank rows again by finer codes?"""
+        return self._fine is not None
 
-        All lists are probed where rows are chosen: what is left may lie in any of them.
+    def search(
+        self, queries: np.ndarray, k: int, allowed: np.ndarray | None = None, knobs: Knobs | None = None
+    ) -> Found:
+        """The nearest rows to queries [Q, D], k or as many as there are; `allowed` (bool [n]) says which may be found,
+        `knobs` how to search instead of its own.
+
+        The fewer may be found, the more lists are probed and the more neighbours kept: what is left may lie anywhere.
         """
-        chosen = None if allowed is None else _selector(allowed)
-        queries = np.ascontiguousarray(queries, np.float32)
-        return self.index.search(queries, min(k, len(self)), params=self._parameters(k, chosen))
+        share = 1.0 if allowed is None else max(float(np.mean(allowed)), 1e-9)
+        params = self._parameters(k, knobs or self.knobs, _chosen(allowed), share)
+        return self._asked(self.index, queries, k, params)
 
-    def search_among(self, queries: np.ndarray, k: int, numbers: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """As `search`, but with each of the rows of these numbers, by the finest codes there are."""
-        rows = self.rows(numbers)
-        scores = np.ascontiguousarray(queries, np.float32) @ rows.T
-        k = min(k, len(numbers))
-        best = np.argsort(-scores, axis=1, kind="stable")[:, :k]
-        return np.take_along_axis(scores, best, 1), np.asarray(numbers, np.int64)[best]
+    def finest(self, queries: np.ndarray, k: int, allowed: np.ndarray) -> Found:
+        """As `search`, but each allowed row is compared, by the finest codes there are."""
+        import faiss
+
+        holder, more = self._holder(), _chosen(allowed)
+        if hasattr(holder, "nlist"):
+            return self._asked(holder, queries, k, faiss.SearchParametersIVF(nprobe=holder.nlist, **more))
+        return self._asked(holder, queries, k, faiss.SearchParameters(**more))
+
+    def _asked(self, index: Any, queries: np.ndarray, k: int, params: Any) -> Found:
+        queries = np.ascontiguousarray(queries, np.float32)
+        with _threads(len(queries)):
+            scores, numbers = index.search(queries, min(k, len(self)), params=params)
+        scores[numbers < 0] = -np.inf
+        return scores, numbers
 
     def rows(self, numbers: np.ndarray) -> np.ndarray:
         """The rows with these numbers, float32 [n, D], as well as the codes keep them."""
         if not len(numbers):
             return np.empty((0, self.width), np.float32)
-        holder = self._fine if self._fine is not None else self._base
-        if hasattr(holder, "make_direct_map") and hasattr(holder, "nlist"):
-            holder.make_direct_map(True)
+        holder = self._holder()
+        if hasattr(holder, "nlist"):
+            with self._mapping:
+                holder.make_direct_map(True)
         return holder.reconstruct_batch(np.ascontiguousarray(numbers, np.int64))
 
-    def _parameters(self, k: int, chosen: Any) -> Any:
+    def _holder(self) -> Any:
+        """What holds the finest codes of all rows."""
         import faiss
 
-        knobs = self.knobs
-        more = {"sel": chosen} if chosen is not None else {}
+        if self._fine is not None:
+            return self._fine
+        return faiss.downcast_index(self._inner.storage) if self.graph else self._base
+
+    def _parameters(self, k: int, knobs: Knobs, chosen: dict[str, Any], share: float) -> Any:
+        import faiss
+
         base: Any = None
         if self.lists is not None:
-            nprobe = self.lists if chosen is not None else min(knobs.nprobe or self.lists, self.lists)
-            base = faiss.SearchParametersIVF(nprobe=nprobe, **more)
-        elif hasattr(self._base, "hnsw"):
-            base = faiss.SearchParametersHNSW(efSearch=max(knobs.ef or 16, k), **more)
-        elif more:
-            base = faiss.SearchParameters(**more)
+            nprobe = min(ceil((knobs.nprobe or self.lists) / share), self.lists)
+            base = faiss.SearchParametersIVF(nprobe=nprobe, **chosen)
+        elif self.graph:
+            base = faiss.SearchParametersHNSW(efSearch=max(min(ceil((knobs.ef or 16) / share), len(self)), k), **chosen)
+        elif chosen:
+            base = faiss.SearchParameters(**chosen)
+        if base is not None and self._inner is not self._base:
+            base = faiss.SearchParametersPreTransform(index_params=base)
         if self._fine is None:
             return base
-        return faiss.IndexRefineSearchParameters(k_factor=knobs.factor(k), base_index_params=base)
+        return faiss.IndexRefineSearchParameters(k_factor=knobs.ranked(k) / k, base_index_params=base)
 
 
-def _taken_apart(index: Any) -> tuple[Any, Any]:
-    """(what is scanned, what ranks again, or None)."""
+def _taken_apart(index: Any) -> tuple[Any, Any, Any]:
+    """(what is scanned, the same behind its transforms, what ranks again or None)."""
     import faiss
 
+    fine = None
     if isinstance(index, faiss.IndexRefine):
-        return faiss.downcast_index(index.base_index), faiss.downcast_index(index.refine_index)
-    return index, None
+        index, fine = faiss.downcast_index(index.base_index), faiss.downcast_index(index.refine_index)
+    inner = faiss.downcast_index(index.index) if isinstance(index, faiss.IndexPreTransform) else index
+    return index, inner, fine
 
 
-def _selector(allowed: np.ndarray) -> Any:
+def _chosen(allowed: np.ndarray | None) -> dict[str, Any]:
     import faiss
 
-    return faiss.IDSelectorBitmap(np.packbits(allowed, bitorder="little"))
+    return {} if allowed is None else {"sel": faiss.IDSelectorBitmap(np.packbits(allowed, bitorder="little"))}
 
 
-def make(factory: str, width: int, sample: np.ndarray) -> Any:
-    """A FAISS index by its factory string, trained on a sample of rows [n, D].
+@contextmanager
+def _threads(queries: int) -> Iterator[None]:
+    """No more threads than queries: one query shared between threads costs more than it gains. OpenMP keeps the number
+    for each thread of ours, so that others are not touched."""
+    import faiss
 
-    Raises: UserError when FAISS knows no such factory.
+    usual = faiss.omp_get_max_threads()
+    faiss.omp_set_num_threads(max(min(usual, queries), 1))
+    try:
+        yield
+    finally:
+        faiss.omp_set_num_threads(usual)
+
+
+def make(factory: str, width: int, draw: Callable[[int], np.ndarray]) -> Any:
+    """A FAISS index by its factory string, trained on the rows [up to n, D] that `draw(n)` gives.
+
+    Raises: UserError when FAISS knows no such factory, or it cannot be trained on so few rows or of this width.
     """
     import faiss
 
+    rows = 0
     try:
         index = faiss.index_factory(width, factory, faiss.METRIC_INNER_PRODUCT)
+        if not index.is_trained:
+            lists = getattr(_taken_apart(index)[1], "nlist", 0)
+            sample = np.ascontiguousarray(draw(max(TRAINED_ON, A_LIST * lists)), np.float32)
+            rows = len(sample)
+            index.train(sample)
     except RuntimeError as error:
-        raise UserError(f"--factory {factory}: {str(error).strip().splitlines()[-1]}") from None
-    if not index.is_trained:
-        index.train(np.ascontiguousarray(sample, np.float32))
+        told = f"FAISS cannot make it of {rows} rows of width {width}"
+        raise UserError(f"--engine {factory}: {told} ({_last_line(error)})") from None
     return index
 
 
@@ -136,6 +193,28 @@ def fill(index: Any, blocks: Iterable[tuple[int, np.ndarray]]) -> None:
     """Add rows, block by block."""
     for _, rows in blocks:
         index.add(np.ascontiguousarray(rows, np.float32))
+
+
+def settle(index: Any, knobs: Knobs) -> bool:
+    """Make the index search by these knobs where nobody gives any, as FAISS alone does when it has read the file; says
+    whether that changes anything."""
+    _, inner, fine = _taken_apart(index)
+    wanted = [(inner, "nprobe", min(knobs.nprobe or inner.nlist, inner.nlist))] if hasattr(inner, "nlist") else []
+    wanted += [(inner.hnsw, "efSearch", knobs.ef)] if hasattr(inner, "hnsw") and knobs.ef else []
+    wanted += [(index, "k_factor", knobs.ranked(knobs.k) / knobs.k)] if fine is not None else []
+    changed = [(where, name, value) for where, name, value in wanted if getattr(where, name) != value]
+    for where, name, value in changed:
+        setattr(where, name, value)
+    return bool(changed)
+
+
+def settle_file(path: Path, knobs: Knobs) -> None:
+    """`settle` the index in a file; another file takes its place at once."""
+    index = read(path)
+    if settle(index, knobs):
+        beside = path.with_name(f".{path.name}.tmp")
+        write(index, beside)
+        beside.replace(path)
 
 
 def write(index: Any, path: Path) -> None:
@@ -148,7 +227,7 @@ def write(index: Any, path: Path) -> None:
     try:
         faiss.write_index(index, str(path))
     except RuntimeError as error:
-        raise StorageError(f"{path}: cannot be written ({str(error).strip().splitlines()[-1]})") from None
+        raise StorageError(f"{path}: cannot be written ({_last_line(error)})") from None
 
 
 def read(path: Path, mapped: bool = True) -> Any:
@@ -164,4 +243,8 @@ def read(path: Path, mapped: bool = True) -> Any:
     try:
         return faiss.read_index(str(path), faiss.IO_FLAG_MMAP_IFC if mapped else 0)
     except RuntimeError as error:
-        raise StorageError(f"{path}: not a readable FAISS index ({str(error).strip().splitlines()[-1]})") from None
+        raise StorageError(f"{path}: not a readable FAISS index ({_last_line(error)})") from None
+
+
+def _last_line(error: RuntimeError) -> str:
+    return str(error).strip().splitlines()[-1]

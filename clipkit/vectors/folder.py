@@ -1,6 +1,7 @@
 """A vectors folder: embeddings on disk, in the layout that clip-retrieval and autofaiss read and write.
 
-VECTORS/img_emb/img_emb_000000.npy · text_emb/text_emb_000000.npy: float16 or float32 [n, D], unit rows
+VECTORS/img_emb/img_emb_000000.npy · text_emb/text_emb_000000.npy: float16 or float32 [n, D], unit rows; a row of zeros
+is one that is not there, such as that of a picture without a caption
 VECTORS/metadata/metadata_000000.parquet: what each row is; row i of the three files of a part is the same sample
 VECTORS/vectors.json: model, source and counts, written last; clip-retrieval writes none
 """
@@ -12,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 
 from clipkit.errors import StorageError, UserError
 
@@ -20,7 +22,7 @@ PLAN = "embed.json"
 """What is being embedded, written first: where it lies without ABOUT, the work was cut short."""
 KINDS = {"image": "img_emb", "text": "text_emb"}
 """What a row is of, and the folder of such rows."""
-BLOCK = 1 << 16  # rows in memory at once: 128 MB at a width of 512
+BLOCK = 1 << 15  # rows in memory at once: 64 MB at a width of 512
 SLACK = 0.02
 """By how much a row's length may miss 1: float16 costs 0.0005."""
 MADE_BY = "`clipkit embed MODEL SOURCE --out VECTORS` makes one"
@@ -48,9 +50,13 @@ class Vectors:
         first = self._parts[self.kinds[0]][0]
         for kind, parts in self._parts.items():
             for path, part in zip(self._files[kind], parts, strict=True):
-                if part.ndim != 2 or part.dtype not in (np.float16, np.float32) or part.shape[1] != first.shape[1]:
-                    shape = f"{part.dtype} {list(part.shape)}"
-                    raise UserError(f"{path}: float16 or float32 [n, {first.shape[-1]}] is needed, got {shape}")
+                wanted = part.ndim == 2 and part.dtype in (np.float16, np.float32) and part.flags.c_contiguous
+                if not wanted or part.shape[1] != first.shape[1]:
+                    order = "" if part.flags.c_contiguous else ", column by column"
+                    raise UserError(
+                        f"{path}: float16 or float32 [n, {first.shape[-1]}] row by row is needed, "
+                        f"got {part.dtype} {list(part.shape)}{order}"
+                    )
         if len({tuple(each) for each in lengths.values()}) > 1:
             raise UserError(f"{self.folder}: the parts of img_emb/ and text_emb/ have other numbers of rows: {lengths}")
         said = self.about.get("rows")
@@ -94,16 +100,15 @@ class Vectors:
         out = np.empty((len(numbers), self.width), np.float32)
         which = np.searchsorted(self._ends, numbers, side="right")
         for i in np.unique(which).tolist():
-            here, part = which == i, self._parts[kind][i]
-            at = numbers[here] - (int(self._ends[i]) - len(part))
-            whole = len(at) and at[-1] - at[0] == len(at) - 1 and bool((np.diff(at) == 1).all())
-            out[here] = part[at[0] : at[-1] + 1] if whole else part[at]
+            here, part = np.flatnonzero(which == i), self._parts[kind][i]
+            rows = _read(part, numbers[here] - (int(self._ends[i]) - len(part)))
+            out[_run(here)] = torch.from_numpy(rows).float().numpy()  # on all threads
         self._refuse_other_lengths(kind, numbers, out)
         return out
 
     def _refuse_other_lengths(self, kind: str, numbers: np.ndarray, rows: np.ndarray) -> None:
-        lengths = np.sqrt(np.einsum("nd,nd->n", rows, rows))
-        bad = np.flatnonzero(~(np.abs(lengths - 1) <= SLACK))  # written so that NaN is bad
+        lengths = torch.linalg.vector_norm(torch.from_numpy(rows), dim=1).numpy()
+        bad = np.flatnonzero(~((np.abs(lengths - 1) <= SLACK) | (lengths == 0)))  # written so that NaN is bad
         if len(bad):
             raise UserError(
                 f"{self.folder}: row {int(numbers[bad[0]])} of {KINDS[kind]}/ has the length {lengths[bad[0]]:.4g}; "
@@ -166,6 +171,25 @@ def _numbered(folder: Path, suffix: str) -> list[Path]:
     """The files NAME_NUMBER.suffix of a folder by their number."""
     files = [path for path in folder.glob(f"*_*{suffix}") if path.stem.rpartition("_")[2].isdecimal()]
     return sorted(files, key=lambda path: int(path.stem.rpartition("_")[2]))
+
+
+def _run(numbers: np.ndarray) -> slice | np.ndarray:
+    """Consecutive numbers as a slice, others as they are."""
+    whole = numbers[-1] - numbers[0] == len(numbers) - 1 and bool((np.diff(numbers) == 1).all())
+    return slice(int(numbers[0]), int(numbers[-1]) + 1) if whole else numbers
+
+
+def _read(part: Any, numbers: np.ndarray) -> np.ndarray:
+    """Rows of a mapped array; consecutive ones from its file, since mapped pages would count as memory of ours."""
+    run = _run(numbers)
+    if not isinstance(run, slice):
+        return np.asarray(part[run])
+    rows, width = len(numbers), part.shape[1]
+    offset = part.offset + run.start * width * part.itemsize
+    found = np.fromfile(part.filename, part.dtype, rows * width, offset=offset)
+    if len(found) < rows * width:
+        raise StorageError(f"{part.filename}: cut short; embed again")
+    return found.reshape(rows, width)
 
 
 def _mapped(path: Path) -> np.ndarray:

@@ -1,68 +1,97 @@
 """Rows that point the same way: groups of them, and those that are near to a row of another set.
 
 Up to EXACT rows all pairs are compared, tile by tile as matrix products: half of them, since the cosine is symmetric,
-and in the same memory however many are near, where a search for all within a range keeps its whole answer. Beyond
-that FAISS looks at the PROBED nearest of many lists.
+and in the same memory however many are near. Beyond that a row is compared with those of the `Lists` near to it.
 """
 
 from collections.abc import Callable, Iterator
-from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
+
+from clipkit.vectors.folder import Vectors
+from clipkit.vectors.lists import SLACK, TILE, Array, Lists, Show, device, unit
 
 EXACT = 200_000
 EXACT_ON_GPU = 2_000_000
-TILE = 2048
-PROBED = 32
-NEIGHBOURS = 64
-SLACK = 1e-6  # that rounding to float32 may cost a cosine of 1
-
-Show = Callable[[int], None]
 
 
-def groups(rows: np.ndarray, threshold: float, show: Show = lambda done: None) -> tuple[np.ndarray, str]:
+class Of:
+    """The rows of one kind of a vectors folder, or those of them with these `numbers`, read as an array is: by a slice
+    or by places."""
+
+    def __init__(self, source: Vectors, kind: str, numbers: np.ndarray | None = None) -> None:
+        self.source, self.kind = source, kind
+        self.numbers = np.arange(len(source)) if numbers is None else numbers
+
+    def __len__(self) -> int:
+        return len(self.numbers)
+
+    def __getitem__(self, which: slice | np.ndarray) -> np.ndarray:
+        return self.source.take(self.kind, self.numbers[which])
+
+
+def groups(rows: Array, threshold: float, show: Show = lambda done: None) -> tuple[np.ndarray, str]:
     """(the first row of the group of each row, int64 [n]; how they were found). Two rows [n, D] with a cosine of at
     least `threshold` are in one group, and so are those that a chain of such pairs connects."""
     first = np.arange(len(rows))
     if len(rows) <= _exact():
-        for one, two in _all_pairs(rows, threshold, show):
-            connect(first, one, two)
-        how = "all pairs"
+        pairs, how = _all_pairs(rows, threshold, show), "all pairs"
     else:
-        index = _lists(rows, EXACT)
-        for one, two in _listed_pairs(index, rows, rows, threshold, NEIGHBOURS, show):
-            connect(first, one, two)
-        how = f"FAISS IVF: {index.nprobe} of {index.nlist} lists, {NEIGHBOURS} neighbours each"
+        lists = Lists(rows, threshold, both=True)
+        pairs, how = lists.pairs(rows, show, own=True), lists.how
+    for one, two in pairs:
+        connect(first, one, two)
     return _roots(first, first), how
 
 
-def near_to(others: np.ndarray, threshold: float) -> tuple[Callable[[np.ndarray], np.ndarray], str]:
+def near_to(others: Array, threshold: float) -> tuple[Callable[[np.ndarray], np.ndarray], str]:
     """(a function of rows [n, D] that says which have a cosine of at least `threshold` with one of `others` [m, D],
     bool [n]; how it finds them)."""
     if len(others) > _exact():
-        index = _lists(others, EXACT)
+        lists = Lists(others, threshold, both=False)
 
         def listed(rows: np.ndarray) -> np.ndarray:
             near = np.zeros(len(rows), bool)
-            for one, _ in _listed_pairs(index, rows, others, threshold, 4, lambda done: None, own=False):
+            for one, _ in lists.pairs(rows):
                 near[one] = True
             return near
 
-        return listed, f"FAISS IVF: {index.nprobe} of {index.nlist} lists"
-    device = _device()
+        return listed, lists.how
 
     def compared(rows: np.ndarray) -> np.ndarray:
-        best = torch.full((len(rows),), -2.0, device=device)
+        best = torch.full((len(rows),), -2.0, device=device())
         for start in range(0, len(rows), TILE):
-            block = _unit(rows[start : start + TILE], device)
+            block = unit(rows[start : start + TILE])
             for other in range(0, len(others), TILE):
-                here = (block @ _unit(others[other : other + TILE], device).T).amax(1)
+                here = (block @ unit(others[other : other + TILE]).T).amax(1)
                 best[start : start + TILE] = torch.maximum(best[start : start + TILE], here)
         return (best >= threshold - SLACK).cpu().numpy()
 
     return compared, "all pairs"
+
+
+def grouped(first: np.ndarray) -> np.ndarray:
+    """Which rows are in a group of two or more, bool [n], of what `groups` gives."""
+    return np.bincount(first, minlength=1)[first] > 1
+
+
+def one_of_each(first: np.ndarray, worth: np.ndarray) -> np.ndarray:
+    """The rows, ascending, that stay when each group keeps the one of most `worth` [n]; of equals the first."""
+    order = np.lexsort((np.arange(len(first)), -worth, first))
+    heads = np.flatnonzero(np.diff(first[order], prepend=-1))
+    return np.sort(order[heads])
+
+
+def largest(first: np.ndarray, kept: np.ndarray, most: int) -> list[list[int]]:
+    """The rows of the largest groups of two or more, up to `most` of them, in each the one that is kept first; groups
+    as large in the order of their first rows."""
+    sizes = np.bincount(first, minlength=1)
+    found = [group for group in np.argsort(-sizes, kind="stable")[:most].tolist() if sizes[group] > 1]
+    stays = np.zeros(len(first), bool)
+    stays[kept] = True
+    rows = [np.flatnonzero(first == group) for group in found]
+    return [[*group[stays[group]].tolist(), *group[~stays[group]].tolist()] for group in rows]
 
 
 def connect(first: np.ndarray, one: np.ndarray, two: np.ndarray) -> None:
@@ -90,58 +119,13 @@ def _exact() -> int:
     return EXACT_ON_GPU if torch.cuda.is_available() else EXACT
 
 
-def _device() -> str:
-    return "cuda" if torch.cuda.is_available() else "cpu"
-
-
-def _unit(rows: np.ndarray, device: str) -> Tensor:
-    """Rows of length 1 in float32: rounding to float16 changed it by up to 0.0005."""
-    return torch.nn.functional.normalize(torch.from_numpy(np.asarray(rows, np.float32)).to(device), dim=1)
-
-
-def _all_pairs(rows: np.ndarray, threshold: float, show: Show) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    device = _device()
+def _all_pairs(rows: Array, threshold: float, show: Show) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     for start in range(0, len(rows), TILE):
-        block = _unit(rows[start : start + TILE], device)
+        block = unit(rows[start : start + TILE])
         for other in range(start, len(rows), TILE):
-            tile = block if other == start else _unit(rows[other : other + TILE], device)
+            tile = block if other == start else unit(rows[other : other + TILE])
             hits = block @ tile.T >= threshold - SLACK
             pairs = (hits.triu(1) if other == start else hits).nonzero().cpu().numpy()
             if len(pairs):
                 yield pairs[:, 0] + start, pairs[:, 1] + other
-        show(min(start + TILE, len(rows)))
-
-
-def _lists(rows: np.ndarray, most: int) -> Any:
-    """A FAISS index of rows in float16, in lists around means of up to `most` of them."""
-    import faiss
-
-    count = max(1, min(int(4 * len(rows) ** 0.5), len(rows) // 39))
-    quantizer = faiss.IndexFlatIP(rows.shape[1])
-    index = faiss.IndexIVFScalarQuantizer(
-        quantizer, rows.shape[1], count, faiss.ScalarQuantizer.QT_fp16, faiss.METRIC_INNER_PRODUCT, False
-    )
-    sample = np.sort(np.random.default_rng(0).choice(len(rows), min(len(rows), max(most, 40 * count)), replace=False))
-    index.train(_unit(rows[sample], "cpu").numpy())
-    for start in range(0, len(rows), TILE):
-        index.add(_unit(rows[start : start + TILE], "cpu").numpy())
-    index.nprobe = min(PROBED, count)
-    return index
-
-
-def _listed_pairs(
-    index: Any, rows: np.ndarray, others: np.ndarray, threshold: float, neighbours: int, show: Show, own: bool = True
-) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Pairs (row, one of its nearest others) whose cosine, computed once more in float32, is high enough."""
-    for start in range(0, len(rows), TILE):
-        block = _unit(rows[start : start + TILE], "cpu")
-        scores, found = index.search(block.numpy(), neighbours)
-        one, place = np.nonzero((scores >= threshold - 2e-3) & (found >= 0))
-        two = found[one, place]
-        if own:
-            one, two = one[two != one + start], two[two != one + start]
-        for first in range(0, len(one), TILE):
-            a, b = one[first : first + TILE], two[first : first + TILE]
-            good = ((block[torch.from_numpy(a)] * _unit(others[b], "cpu")).sum(1) >= threshold - SLACK).numpy()
-            yield a[good] + start, b[good]
         show(min(start + TILE, len(rows)))

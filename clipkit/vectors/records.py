@@ -7,6 +7,7 @@ import json
 import re
 import sqlite3
 import threading
+import time
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -19,56 +20,66 @@ from clipkit.sets import suggested
 
 FILE = "records.sqlite"
 AT_ONCE = 500  # numbers in one question; SQLite binds 32,766 at most
-STEPS = 10_000  # of SQLite's machine between two looks at the clock
+STEPS = 1_000  # of SQLite's machine between two looks at the clock; one may join two long texts
 LIMIT_S = 10.0
 """How long a condition may take: 2 million rows a second are looked at."""
+LONGEST = 10_000
+"""Letters of a condition."""
 ALLOWED = (
-    "abs", "coalesce", "glob", "ifnull", "iif", "instr", "length", "like", "lower", "ltrim", "max", "min", "nullif",
-    "replace", "round", "rtrim", "sign", "substr", "substring", "trim", "typeof", "upper", "json_extract",
+    "abs", "coalesce", "glob", "ifnull", "iif", "instr", "json_extract", "length", "like", "lower", "ltrim", "max",
+    "min", "nullif", "round", "rtrim", "sign", "substr", "substring", "trim", "typeof", "upper", "->", "->>",
 )  # fmt: skip
 """Functions that a condition may call: none of them reaches outside, and none makes large values of small ones."""
+EXAMPLE = "an expression over the columns is needed, such as width > 512 and lang = 'en'"
+TOKEN = re.compile(
+    r"""(?P<text>'(?:[^']|'')*')|(?P<name>"(?:[^"]|"")*")|`(?:[^`]|``)*`|\[[^\]]*\]"""
+    r"""|(?P<open>\()|(?P<close>\))|(?P<bad>--|/\*|[;?@$:#'"`\[]|\b(?i:select|values|with)\b)"""
+)
 
 
 class Records:
-    """The metadata of an index; any number of threads may read.
+    """The metadata of an index; any number of threads may read. `columns` are {name: INTEGER, REAL or TEXT}.
 
+    The file is opened here, once to look up and once for conditions: another may take its place meanwhile, and who
+    looks up does not wait for a condition.
     Raises: StorageError when the file is missing or damaged.
     """
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self._here = threading.local()
         if not path.is_file():
             raise StorageError(f"{path}: missing; build the index again")
         with self._told():
-            self.columns = {name: kind for _, name, kind, *_ in self._ask("pragma table_info(items)")}
-            self._count = self._ask("select count(*) from items")[0][0]
-        if "id" not in self.columns:
+            self._reading, self._judging = _opened(path), _opened(path)
+        self._busy, self._judged = threading.Lock(), threading.Lock()
+        self.columns = {name: kind.upper() for _, name, kind, *_ in self._ask("pragma table_info(items)")}
+        if not {"id", "key"} <= self.columns.keys():
             raise StorageError(f"{path}: damaged (no table of items); build the index again")
+        self._count = self._ask("select count(*) from items")[0][0]
 
     def __len__(self) -> int:
         return self._count
 
     def get(self, numbers: Sequence[int]) -> list[dict[str, Any]]:
-        """The records with these numbers, in their order, each with its `id`; None stands for what it lacks."""
+        """The records with these numbers, in their order, each with its `id`; None stands for what it lacks.
+
+        Raises: UserError when there is no such number.
+        """
         found: dict[int, dict[str, Any]] = {}
-        for start in range(0, len(numbers), AT_ONCE):
-            some = [int(number) for number in numbers[start : start + AT_ONCE]]
-            with self._told():
-                rows = self._ask(f"select * from items where id in ({','.join('?' * len(some))})", some)
+        wanted = [int(number) for number in numbers]
+        for some in _portions([number for number in wanted if abs(number) < 1 << 63]):
+            rows = self._ask(f"select * from items where id in ({_marks(some)})", some)
             found.update((row[0], dict(zip(self.columns, row, strict=True))) for row in rows)
-        return [found[int(number)] for number in numbers]
+        if missing := [number for number in wanted if number not in found]:
+            raise UserError(f"id {missing[0]}: no such row; there are {len(self)}, counted from 0")
+        return [found[number] for number in wanted]
 
     def with_keys(self, keys: Sequence[str]) -> dict[str, list[int]]:
         """{key: the numbers of the records that have it, ascending} of those that are there."""
         found: dict[str, list[int]] = {}
-        for start in range(0, len(keys), AT_ONCE):
-            some = list(keys[start : start + AT_ONCE])
-            with self._told():
-                marks = ",".join("?" * len(some))
-                rows = self._ask(f"select key, id from items where key in ({marks}) order by id", some)
-            for key, number in rows:
-                found.setdefault(key, []).append(number)
+        for some in _portions([key for key in keys if _sound(key)]):
+            for key, number in self._ask(f"select key, id from items where key in ({_marks(some)}) order by id", some):
+                found.setdefault(str(key), []).append(number)
         return found
 
     def where(self, condition: str, limit_s: float = LIMIT_S) -> np.ndarray:
@@ -77,101 +88,154 @@ class Records:
         The expression may read columns and call ALLOWED functions, and nothing else.
         Raises: UserError when it is none, asks for something else, or takes longer than `limit_s`.
         """
-        if not condition.strip() or _comments(condition):
-            raise self._refused(condition, "an expression over the columns is needed, such as width > 512")
-        with self._told(), self._guarded(condition, limit_s) as connection:
-            cursor = connection.execute(f"select id from items where ({condition}) order by id")
-            return np.fromiter((row[0] for row in cursor), np.int64)
+        if fault := _fault_of(condition, list(self.columns)):
+            raise _refused(condition, fault)
+        with self._judged:
+            self._judging.set_authorizer(_Guard())
+            ends = time.monotonic() + limit_s
+            self._judging.set_progress_handler(lambda: int(time.monotonic() > ends), STEPS)
+            try:
+                cursor = self._judging.execute(f"select id from items where ({condition}) order by id")
+                return np.fromiter((row[0] for row in cursor), np.int64)
+            except (sqlite3.Error, sqlite3.Warning) as error:
+                if _is_damage(error):
+                    raise self._damaged(error) from None
+                raise _refused(condition, self._fault(str(error), limit_s)) from None
 
-    @contextmanager
-    def _guarded(self, condition: str, limit_s: float) -> Iterator[sqlite3.Connection]:
-        """A connection that allows one SELECT over `items` and stops when its time is over."""
-        import time
-
-        connection = self._connection()
-        selects, ends = 0, time.monotonic() + limit_s
-
-        def allow(action: int, one: str | None, two: str | None, _: str | None, __: str | None) -> int:
-            nonlocal selects
-            selects += action == sqlite3.SQLITE_SELECT
-            good = (
-                (action == sqlite3.SQLITE_SELECT and selects == 1)
-                or (action == sqlite3.SQLITE_READ and one == "items")
-                or (action == sqlite3.SQLITE_FUNCTION and str(two).lower() in ALLOWED)
-            )
-            return sqlite3.SQLITE_OK if good else sqlite3.SQLITE_DENY
-
-        connection.set_authorizer(allow)
-        connection.set_progress_handler(lambda: int(time.monotonic() > ends), STEPS)
-        try:
-            yield connection
-        except (sqlite3.OperationalError, sqlite3.DatabaseError, sqlite3.ProgrammingError, sqlite3.Warning) as error:
-            raise self._refused(condition, self._fault(error, limit_s)) from None
-        finally:
-            connection.set_authorizer(None)
-            connection.set_progress_handler(None, 0)
-
-    def _fault(self, error: sqlite3.Error, limit_s: float) -> str:
-        text = str(error)
+    def _fault(self, text: str, limit_s: float) -> str:
+        """SQLite's words for people who have not seen the whole statement."""
         if text == "interrupted":
-            return f"takes longer than {limit_s:g} s"
+            return f"takes longer than {limit_s:g} s; ask for something simpler"
         if column := re.fullmatch(r"no such column: (.*)", text):
-            return f"{text}; {suggested(column[1], [name for name in self.columns if name != 'id'])}"
-        if "prohibited" in text or "not authorized" in text:
-            return f"only the columns, operators and {', '.join(ALLOWED[:3])}, ... are allowed ({text})"
+            return _no_column(column[1], list(self.columns))
+        if "prohibited" in text or "not authorized" in text or text.startswith("no such function"):
+            return f"only the columns, operators and these functions are allowed: {', '.join(ALLOWED[:-2])} ({text})"
+        if text == 'near ")": syntax error':  # our own bracket, behind the condition
+            return "ends too early, or has an empty bracket"
         return text
 
-    def _refused(self, condition: str, why: str) -> UserError:
-        return UserError(f"where {condition[:200]!r}: {why}")
-
     def _ask(self, query: str, values: Sequence[Any] = ()) -> list[tuple[Any, ...]]:
-        return self._connection().execute(query, values).fetchall()
-
-    def _connection(self) -> sqlite3.Connection:
-        """This thread's own connection, which can write nothing."""
-        if not hasattr(self._here, "connection"):
-            address = f"{self.path.resolve().as_uri()}?mode=ro&immutable=1"
-            connection = sqlite3.connect(address, uri=True, check_same_thread=False)
-            connection.setlimit(sqlite3.SQLITE_LIMIT_SQL_LENGTH, 20_000)
-            connection.setlimit(sqlite3.SQLITE_LIMIT_EXPR_DEPTH, 200)
-            connection.setlimit(sqlite3.SQLITE_LIMIT_LIKE_PATTERN_LENGTH, 200)
-            connection.setlimit(sqlite3.SQLITE_LIMIT_LENGTH, 10_000_000)
-            self._here.connection = connection
-        return self._here.connection
+        with self._told(), self._busy:
+            return self._reading.execute(query, values).fetchall()
 
     @contextmanager
     def _told(self) -> Iterator[None]:
         try:
             yield
         except sqlite3.Error as error:
-            raise StorageError(f"{self.path}: damaged ({error}); build the index again") from None
+            raise self._damaged(error) from None
+
+    def _damaged(self, error: BaseException) -> StorageError:
+        return StorageError(f"{self.path}: damaged ({error}); build the index again")
 
 
-def _comments(condition: str) -> bool:
-    """Could the text end what stands around it? Comments outside of quotes would swallow our bracket."""
-    outside = re.sub(r"'[^']*'|\"[^\"]*\"", "", condition)
-    return "--" in outside or "/*" in outside or "\0" in condition
+def _opened(path: Path) -> sqlite3.Connection:
+    """A connection that can write nothing, and makes nothing large."""
+    connection = sqlite3.connect(f"{path.resolve().as_uri()}?mode=ro&immutable=1", uri=True, check_same_thread=False)
+    connection.execute("pragma query_only=on")
+    connection.setlimit(sqlite3.SQLITE_LIMIT_SQL_LENGTH, 2 * LONGEST)
+    connection.setlimit(sqlite3.SQLITE_LIMIT_EXPR_DEPTH, 200)
+    connection.setlimit(sqlite3.SQLITE_LIMIT_LIKE_PATTERN_LENGTH, 200)
+    connection.setlimit(sqlite3.SQLITE_LIMIT_LENGTH, 10_000_000)
+    connection.setlimit(sqlite3.SQLITE_LIMIT_ATTACHED, 0)
+    return connection
+
+
+class _Guard:
+    """SQLite's authorizer: one SELECT, the columns of `items`, and the ALLOWED functions."""
+
+    def __init__(self) -> None:
+        self.selects = 0
+
+    def __call__(self, action: int, one: str | None, two: str | None, *_: str | None) -> int:
+        self.selects += action == sqlite3.SQLITE_SELECT
+        good = (
+            (action == sqlite3.SQLITE_SELECT and self.selects == 1)
+            or (action == sqlite3.SQLITE_READ and one == "items")
+            or (action == sqlite3.SQLITE_FUNCTION and str(two).lower() in ALLOWED)
+        )
+        return sqlite3.SQLITE_OK if good else sqlite3.SQLITE_DENY
+
+
+def _fault_of(condition: str, columns: list[str]) -> str | None:
+    """Why a condition may not stand between the brackets of our statement; None where it may.
+
+    It must not close our bracket, begin a comment or a second statement; and a name in "double quotes" that is no
+    column would silently be a text to SQLite, and the condition true for no row.
+    """
+    if not condition.strip():
+        return EXAMPLE
+    if len(condition) > LONGEST:
+        return f"at most {LONGEST:,} letters are read, got {len(condition):,}"
+    if "\0" in condition or not _sound(condition):
+        return "it holds letters that no text has"
+    depth, known = 0, {name.lower() for name in columns}
+    for token in TOKEN.finditer(condition):
+        if bad := token["bad"]:
+            named = {"'": "a quote that is not closed", '"': "a quote that is not closed"}
+            return f"{EXAMPLE}; got {named.get(bad, repr(bad))}"
+        depth += bool(token["open"]) - bool(token["close"])
+        if depth < 0:
+            break
+        if (quoted := token["name"]) and (name := quoted[1:-1].replace('""', '"')).lower() not in known:
+            return f"{_no_column(name, columns)}; texts stand in single quotes"
+    return "its brackets do not match" if depth else None
+
+
+def _no_column(name: str, columns: list[str]) -> str:
+    return f"no such column: {name}; {suggested(name, [each for each in columns if each != 'id'])}"
+
+
+def _refused(condition: str, why: str) -> UserError:
+    shown = condition if len(condition) <= 200 else f"{condition[:200]}..."
+    return UserError(f"where {shown!r}: {why}")
+
+
+def _is_damage(error: BaseException) -> bool:
+    return any(sign in str(error) for sign in ("malformed database", "disk image", "disk I/O", "not a database"))
+
+
+def _portions(values: list[Any]) -> Iterator[list[Any]]:
+    return (values[start : start + AT_ONCE] for start in range(0, len(values), AT_ONCE))
+
+
+def _marks(values: Sequence[Any]) -> str:
+    return ",".join("?" * len(values))
+
+
+def _sound(text: str) -> bool:
+    """Can SQLite take it? Halves of surrogate pairs have no bytes."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def write(path: Path, tables: Iterable[Any], first: int = 0) -> int:
     """Write (or, with `first`, go on with) the file from pyarrow tables of the rows in their order; gives the number of
-    rows that it then has. `image_path` of clip-retrieval's layout becomes `key` where there is none.
+    rows that it then has. Not atomic: it is written beside its place and renamed by who calls.
 
-    New columns of later tables are added; lists and objects are kept as JSON.
+    `image_path` of clip-retrieval's layout becomes `key` where there is none, else the row's number does. A column
+    `id` is kept as `id_`, and so is one whose name another has but for capitals. New columns of later tables are
+    added. Truths are 1 and 0, times ISO 8601, decimals REAL, bytes hexadecimal, lists and objects JSON.
     """
+    import pyarrow as pa
+
     connection = sqlite3.connect(path)
     try:
-        connection.execute("pragma journal_mode=off" if first == 0 else "pragma journal_mode=delete")
+        connection.execute(f"pragma journal_mode={'delete' if first else 'off'}")
         connection.execute("create table if not exists items (id integer primary key)")
         number = first
         for table in tables:
-            table = _with_key(table)
+            table = _named(_with_key(table, number))
             _add_columns(connection, table)
             names = ["id", *table.column_names]
             rows = zip(range(number, number + table.num_rows), *map(_values, table.columns), strict=True)
-            marks = ",".join("?" * len(names))
-            connection.executemany(f"insert into items ({','.join(map(_quoted, names))}) values ({marks})", rows)
+            insert = f"insert into items ({','.join(map(_quoted, names))}) values ({_marks(names)})"
+            connection.executemany(insert, rows)
             number += table.num_rows
+        _add_columns(connection, pa.table({"key": pa.nulls(0, pa.string())}))  # were there no table at all
         connection.execute("create index if not exists by_key on items (key)")
         connection.execute("analyze")
         connection.commit()
@@ -180,14 +244,26 @@ def write(path: Path, tables: Iterable[Any], first: int = 0) -> int:
     return number
 
 
-def _with_key(table: Any) -> Any:
+def _with_key(table: Any, first: int) -> Any:
     import pyarrow as pa
 
     if "key" in table.column_names:
         return table
     if "image_path" in table.column_names:
         return table.append_column("key", table.column("image_path").cast(pa.string()))
-    return table.append_column("key", pa.array([str(number) for number in range(table.num_rows)]))
+    return table.append_column("key", pa.array([str(number) for number in range(first, first + table.num_rows)]))
+
+
+def _named(table: Any) -> Any:
+    """The table with names that SQLite, which knows no capitals, can tell apart."""
+    taken, names = {"id", "key"}, []
+    for name in table.column_names:
+        new = name
+        while new != "key" and new.lower() in taken:
+            new += "_"
+        taken.add(new.lower())
+        names.append(new)
+    return table.rename_columns(names)
 
 
 def _add_columns(connection: sqlite3.Connection, table: Any) -> None:
@@ -204,16 +280,40 @@ def _quoted(name: str) -> str:
 def _kind(kind: Any) -> str:
     import pyarrow as pa
 
+    if pa.types.is_dictionary(kind):
+        return _kind(kind.value_type)
     if pa.types.is_integer(kind) or pa.types.is_boolean(kind):
         return "integer"
-    return "real" if pa.types.is_floating(kind) else "text"
+    return "real" if pa.types.is_floating(kind) or pa.types.is_decimal(kind) else "text"
 
 
 def _values(column: Any) -> Iterator[Any]:
+    """The values as SQLite takes them; not-a-number becomes NULL."""
     import pyarrow as pa
 
-    if pa.types.is_nested(column.type):
-        return (None if value is None else json.dumps(value, ensure_ascii=False) for value in column.to_pylist())
-    if pa.types.is_string(column.type) or pa.types.is_integer(column.type) or pa.types.is_floating(column.type):
+    kind = column.type
+    if pa.types.is_dictionary(kind):
+        return _values(column.cast(kind.value_type))
+    if pa.types.is_floating(kind) or pa.types.is_decimal(kind):
+        return iter(column.cast(pa.float64()).to_pylist())
+    if pa.types.is_temporal(kind):
+        return iter(column.cast(pa.string()).to_pylist())
+    if pa.types.is_unsigned_integer(kind):  # SQLite's integers end at 2^63
+        return (float(value) if value is not None and value >= 1 << 63 else value for value in column.to_pylist())
+    shown = _json if pa.types.is_nested(kind) else bytes.hex if _is_binary(kind) else None
+    if shown is None:
         return iter(column.to_pylist())
-    return (None if value is None else value if isinstance(value, bool) else str(value) for value in column.to_pylist())
+    return (None if value is None else shown(value) for value in column.to_pylist())
+
+
+def _is_binary(kind: Any) -> bool:
+    import pyarrow as pa
+
+    return pa.types.is_binary(kind) or pa.types.is_large_binary(kind) or pa.types.is_fixed_size_binary(kind)
+
+
+def _json(value: Any) -> str:
+    try:
+        return json.dumps(value, ensure_ascii=False, default=str, allow_nan=False)
+    except ValueError:  # not-a-number is no JSON, and json_extract would refuse the whole condition
+        return json.dumps(json.loads(json.dumps(value, default=str), parse_constant=lambda _: None), ensure_ascii=False)

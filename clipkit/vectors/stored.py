@@ -1,6 +1,7 @@
 """An index folder, opened: what `search`, `serve` and the tuning of an index ask.
 
 INDEX/image.index · text.index: FAISS files (image.1.index, ... where one would not fit), read by FAISS alone
+INDEX/image.hidden.npy · text.hidden.npy: rows that have no picture, or no caption (bool [n]), where there are such
 INDEX/metadata/metadata_000000.parquet: what each row is, as in the vectors folder; a row's number is FAISS's id
 INDEX/records.sqlite: the same, to look up · INDEX/removed.npy: rows that are not found any more (bool [n])
 INDEX/index.json: model, factories, knobs, what they were measured to find, and where the vectors lie; written last
@@ -8,6 +9,7 @@ INDEX/index.json: model, factories, knobs, what they were measured to find, and 
 
 import json
 from collections import OrderedDict
+from collections.abc import Iterator
 from functools import cached_property
 from pathlib import Path
 from threading import Lock
@@ -15,51 +17,90 @@ from typing import Any
 
 import numpy as np
 
-from clipkit.errors import StorageError, UserError
-from clipkit.vectors import engine
-from clipkit.vectors.engine import Engine, Knobs
-from clipkit.vectors.folder import Vectors
+from clipkit.errors import ClipkitError, StorageError, UserError
+from clipkit.vectors import engine, exact
+from clipkit.vectors.engine import Engine, Found, Knobs
+from clipkit.vectors.joined import KEPT, Joined
+from clipkit.vectors.placing import recover
 from clipkit.vectors.records import FILE, Records
 
 ABOUT = "index.json"
 FORMAT = 2
 REMOVED = "removed.npy"
-FEW, SHARE = 20_000, 0.02
+HIDDEN = "{kind}.hidden.npy"
+FEW, SHARE = 20_000, 0.05
 """So many rows, or so large a share of all, are compared one by one: what scans all of them first would cost more."""
+AT_ONCE = 4096  # rows of the vectors folder in memory, where they are compared one by one
+ASKED = 1024  # queries at once: FAISS keeps the candidates of all
 CONDITIONS = 32  # whose rows are remembered
 MADE_BY = "`clipkit index VECTORS --out INDEX` makes one"
 
-Found = tuple[np.ndarray, np.ndarray]
-"""(scores float32, numbers int64) [Q, k], best first, -1 where there are fewer."""
-
 
 class Stored:
-    """An index folder of pictures, texts or both, searched by vectors. Any number of threads may ask at once.
+    """An index folder of pictures, texts or both, searched by vectors. Any number of threads may ask at once, and all
+    files are opened here: another folder may take its place meanwhile.
 
     Raises: UserError when it is none; StorageError when a part of it is missing or damaged.
     """
 
     def __init__(self, folder: str | Path, mapped: bool = True) -> None:
         self.folder = Path(folder)
+        self._lock = Lock()
+        self._conditions: OrderedDict[str, np.ndarray] = OrderedDict()
+        recover(self.folder)
+        if not self.folder.is_dir():
+            raise UserError(f"{folder}: no such folder; {MADE_BY}")
+        while True:
+            inode = self.folder.stat().st_ino
+            try:
+                self._open(mapped)
+            except ClipkitError:
+                if inode == self.folder.stat().st_ino:
+                    raise
+            if inode == self.folder.stat().st_ino:  # else another index has taken its place meanwhile
+                return
+
+    def _open(self, mapped: bool) -> None:
         self.about = about(self.folder)
         self.kinds = tuple(self.about["kinds"])
-        self._parts = {kind: self._opened(kind, mapped) for kind in self.kinds}
+        self.parts = {kind: self._opened(kind, mapped) for kind in self.kinds}
         self.records = Records(self.folder / FILE)
         if len(self.records) != len(self):
             raise StorageError(f"{self.folder}: {len(self)} rows but records of {len(self.records)}; build it again")
-        self._lock = Lock()
-        self._conditions: OrderedDict[str | None, np.ndarray | None] = OrderedDict()
+        self.removed = self._mask(REMOVED)
+        self._there = {kind: self._found_at_all(kind) for kind in self.kinds}
+        self._kept = self._rows_kept()
 
     def _opened(self, kind: str, mapped: bool) -> list[tuple[int, Engine]]:
         """(number of its first row, engine) of each file."""
         facts, parts, first = self.about["kinds"][kind], [], 0
         for name in facts["files"]:
             part = Engine(engine.read(self.folder / name, mapped), Knobs(**facts["knobs"]))
+            if part.width != self.width:
+                raise StorageError(f"{self.folder / name}: of width {part.width}, {self.width} by {ABOUT}")
             parts.append((first, part))
             first += len(part)
         if first != self.about["rows"]:
             raise StorageError(f"{self.folder}: {first} rows in {kind}.index, {self.about['rows']} by {ABOUT}")
         return parts
+
+    def _mask(self, name: str) -> np.ndarray | None:
+        path = self.folder / name
+        if not path.is_file():
+            return None
+        mask = _loaded(path)
+        if mask.dtype != bool or mask.shape != (len(self),):
+            raise StorageError(f"{path}: bool [{len(self)}] is needed, got {mask.dtype} {list(mask.shape)}")
+        return mask
+
+    def _found_at_all(self, kind: str) -> np.ndarray | None:
+        hidden = self._mask(HIDDEN.format(kind=kind))
+        either = [mask for mask in (self.removed, hidden) if mask is not None]
+        return ~np.logical_or.reduce(either) if either else None
+
+    def _rows_kept(self) -> np.ndarray | None:
+        path = self.folder / KEPT
+        return _loaded(path) if path.is_file() else None
 
     def __len__(self) -> int:
         return self.about["rows"]
@@ -70,79 +111,100 @@ class Stored:
         return self.about["width"]
 
     @cached_property
-    def removed(self) -> np.ndarray | None:
-        """Rows that are not to be found any more, bool [n]; None where there are none."""
-        path = self.folder / REMOVED
-        return np.load(path, allow_pickle=False) if path.is_file() else None
-
-    @cached_property
-    def vectors(self) -> list[tuple[int, Vectors]]:
-        """(number of the first row, folder) of the vectors that the index was built of.
+    def vectors(self) -> Joined:
+        """The rows that the index was built of.
 
         Raises: UserError when they are not where they were.
         """
-        found, first = [], 0
-        for facts in self.about["vectors"]:
-            found.append((first, Vectors(facts["folder"])))
-            first += facts["rows"]
-        return found
+        return Joined([facts["folder"] for facts in self.about["vectors"]], self._kept)
+
+    def knobs(self, kind: str) -> Knobs:
+        """How a kind is searched."""
+        return self.parts[kind][0][1].knobs
 
     def allowed(self, where: str | None = None) -> np.ndarray | None:
-        """The rows that may be found under a condition over the records (`Records.where`), bool [n]; None: all."""
+        """The rows for which a condition over the records (`Records.where`) is true, bool [n], without removed ones;
+        None: all."""
+        if where is None:
+            return None if self.removed is None else ~self.removed
         with self._lock:
             if where in self._conditions:
                 self._conditions.move_to_end(where)
                 return self._conditions[where]
-        found = None if self.removed is None else ~self.removed
-        if where is not None:
-            kept = np.zeros(len(self), bool)
-            kept[self.records.where(where)] = True
-            found = kept if found is None else kept & found
+        found = np.zeros(len(self), bool)
+        found[self.records.where(where)] = True
+        if self.removed is not None:
+            found &= ~self.removed
         with self._lock:
             self._conditions[where] = found
             if len(self._conditions) > CONDITIONS:
                 self._conditions.popitem(last=False)
         return found
 
-    def nearest(self, kind: str, queries: np.ndarray, k: int, allowed: np.ndarray | None = None) -> Found:
-        """The rows of a kind nearest to unit queries [Q, D], among those `allowed` (bool [n]; None: all, `allowed()`
-        knows which were removed)."""
+    def nearest(
+        self, kind: str, queries: np.ndarray, k: int, allowed: np.ndarray | None = None, knobs: Knobs | None = None
+    ) -> Found:
+        """The rows of a kind nearest to unit queries [Q, D], among those `allowed` (bool [n]; None: all), k or as many
+        as there are. What was removed or has nothing of this kind is never found. `knobs` search otherwise than the
+        index says."""
         queries = np.ascontiguousarray(queries, np.float32)
-        if allowed is not None and (count := int(np.count_nonzero(allowed))) <= max(FEW, int(SHARE * len(self))):
-            numbers = np.flatnonzero(allowed)
-            scores = queries @ self.rows(kind, numbers).T
-            return _best(scores, np.broadcast_to(numbers, scores.shape), min(k, count))
-        wide = k if not self._ranked_by_rows(kind) else max(k, self._parts[kind][0][1].knobs.candidates or k)
-        found = [
-            _shifted(part.search(queries, wide, None if allowed is None else allowed[first : first + len(part)]), first)
-            for first, part in self._parts[kind]
-        ]
-        scores, numbers = (np.concatenate(each, 1) for each in zip(*found, strict=True))
-        if self._ranked_by_rows(kind):
+        k = min(k, len(self))
+        if len(queries) > ASKED:
+            pieces = [queries[at : at + ASKED] for at in range(0, len(queries), ASKED)]
+            found = [self.nearest(kind, piece, k, allowed, knobs) for piece in pieces]
+            return np.concatenate([scores for scores, _ in found]), np.concatenate([numbers for _, numbers in found])
+        there = self._there[kind]
+        chosen = there if allowed is None else allowed if there is None else allowed & there
+        if chosen is not None and self._are_few(kind, int(np.count_nonzero(chosen))):
+            return self._nearest_of_few(kind, queries, k, chosen)
+        knobs = knobs or self.knobs(kind)
+        outside = self._ranked_by_rows(kind)
+        wide = knobs.ranked(k) if outside else k
+        scores, numbers = _together(
+            (first, part.search(queries, wide, None if chosen is None else chosen[first : first + len(part)], knobs))
+            for first, part in self.parts[kind]
+        )
+        if outside:
             scores = self._scored(kind, queries, numbers)
-        return _best(scores, numbers, min(k, len(self)))
+        return exact.best(scores, numbers, k)
 
     def _ranked_by_rows(self, kind: str) -> bool:
         return self.about["kinds"][kind].get("rerank") == "rows"
+
+    def _are_few(self, kind: str, count: int) -> bool:
+        return count <= (FEW if self._ranked_by_rows(kind) else max(FEW, SHARE * len(self)))
+
+    def _nearest_of_few(self, kind: str, queries: np.ndarray, k: int, chosen: np.ndarray) -> Found:
+        """Each chosen row is compared."""
+        if self._ranked_by_rows(kind):
+            few = np.flatnonzero(chosen)
+            pieces = ((at, self.rows(kind, few[at : at + AT_ONCE])) for at in range(0, len(few), AT_ONCE))
+            scores, at = exact.nearest(queries, pieces, k)
+            return scores, np.append(few, -1)[at]
+        found = _together(
+            (first, part.finest(queries, k, chosen[first : first + len(part)])) for first, part in self.parts[kind]
+        )
+        return exact.best(*found, k)
 
     def _scored(self, kind: str, queries: np.ndarray, numbers: np.ndarray) -> np.ndarray:
         """Scores [Q, n] of candidates by the rows on disk; -inf for the number -1."""
         out = np.full(numbers.shape, -np.inf, np.float32)
         for query, row, into in zip(queries, numbers, out, strict=True):
-            good = row >= 0
+            good = np.flatnonzero(row >= 0)
+            good = good[np.argsort(row[good])]  # as they lie on the disk
             into[good] = self.rows(kind, row[good]) @ query
         return out
 
     def rows(self, kind: str, numbers: np.ndarray) -> np.ndarray:
         """The rows with these numbers, float32 [n, D], as well as the index keeps them."""
         numbers = np.asarray(numbers, np.int64)
+        if self._ranked_by_rows(kind):
+            return self.vectors.take(kind, numbers)
         out = np.empty((len(numbers), self.width), np.float32)
-        outside = self._ranked_by_rows(kind)
-        for first, part in self.vectors if outside else self._parts[kind]:
+        for first, part in self.parts[kind]:
             here = (numbers >= first) & (numbers < first + len(part))
             if here.any():
-                at = numbers[here] - first
-                out[here] = part.take(kind, at) if isinstance(part, Vectors) else part.rows(at)
+                out[here] = part.rows(numbers[here] - first)
         return out
 
 
@@ -151,6 +213,7 @@ def about(folder: Path) -> dict[str, Any]:
 
     Raises: UserError when it is none, or one of an older clipkit; StorageError when it is damaged.
     """
+    recover(folder)
     if not folder.is_dir():
         raise UserError(f"{folder}: no such folder; {MADE_BY}")
     try:
@@ -165,12 +228,14 @@ def about(folder: Path) -> dict[str, Any]:
     return found
 
 
-def _shifted(found: Found, first: int) -> Found:
-    scores, numbers = found
-    return scores, np.where(numbers < 0, -1, numbers + first)
+def _loaded(path: Path) -> np.ndarray:
+    try:
+        return np.load(path, allow_pickle=False)
+    except (ValueError, EOFError, OSError) as error:
+        raise StorageError(f"{path}: not a readable array of numbers ({error})") from None
 
 
-def _best(scores: np.ndarray, numbers: np.ndarray, k: int) -> Found:
-    """The k best of each query; of equals the lower number."""
-    order = np.lexsort((numbers, -scores))[:, :k]
-    return np.take_along_axis(scores, order, 1), np.take_along_axis(numbers, order, 1)
+def _together(found: Iterator[tuple[int, Found]]) -> Found:
+    """What several files found, side by side, under the numbers of all rows."""
+    parts = [(scores, np.where(numbers < 0, -1, numbers + first)) for first, (scores, numbers) in found]
+    return np.concatenate([scores for scores, _ in parts], 1), np.concatenate([numbers for _, numbers in parts], 1)

@@ -5,10 +5,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
 
-from clipkit import checkpoint, config, models, shards, vectors
+from clipkit import checkpoint, config, models, shards
 from clipkit.data import Settings, open_stream
 from clipkit.types import Preprocess
 from tests.making import architecture
@@ -60,13 +61,17 @@ def vectors_of(
     """A vectors folder as `clipkit embed` writes it, with these rows for the samples `numbers` (or all)."""
     held = shards.Shards(source)
     numbers = list(range(len(held))) if numbers is None else numbers
-    writer = vectors.Writer(out)
-    for part in (numbers[:2], numbers[2:]):
+    for name in ("img_emb", "metadata") + (() if text is None else ("text_emb",)):
+        (out / name).mkdir(parents=True)
+    for i, part in enumerate(part for part in (numbers[:2], numbers[2:]) if part):
         at = [numbers.index(number) for number in part]
-        records = [shards.record(held, number) for number in part]
-        if part:
-            writer.part(np.asarray(image)[at], None if text is None else np.asarray(text)[at], records)
-    writer.finish({"model": "m", "source": source, "caption": "txt", "left_out": {}, **about})
+        np.save(out / f"img_emb/img_emb_{i:06d}.npy", np.asarray(image)[at].astype(np.float16))
+        if text is not None:
+            np.save(out / f"text_emb/text_emb_{i:06d}.npy", np.asarray(text)[at].astype(np.float16))
+        records = [{**shards.record(held, number), "width": 40, "height": 30} for number in part]
+        pq.write_table(pa.Table.from_pylist(records), out / f"metadata/metadata_{i:06d}.parquet")
+    facts = {"model": "m", "source": source, "caption": "txt", "left_out": {}, "rows": len(numbers), **about}
+    (out / "vectors.json").write_text(json.dumps(facts))
     return str(out)
 
 

@@ -2,93 +2,22 @@
 
 import builtins
 import json
+import os
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from PIL import Image
 
-from clipkit import shards, vectors
-from clipkit.datatools.curate import groups_picture
+from clipkit import shards
 from clipkit.datatools.curate.dedup import dedup
 from clipkit.datatools.curate.filter import filter
-from clipkit.errors import UserError
-from clipkit.vectors import near
+from clipkit.errors import StorageError, UserError
+from clipkit.vectors import groups_picture, near
 from tests.datatools.curating import BROKEN, angles, kept, one, run, trained_on, vectors_of, write
 from tests.samples import encoded, shape
-
-# Groups of rows
-
-
-def plain_groups(rows: np.ndarray, threshold: float) -> list[int]:
-    """The first row of each row's group, by looking at all pairs again and again."""
-    unit = rows.astype(np.float64)
-    unit /= np.linalg.norm(unit, axis=1, keepdims=True)
-    close, first = unit @ unit.T >= threshold, list(range(len(rows)))
-    for _ in rows:
-        for i in range(len(rows)):
-            first[i] = min(first[j] for j in range(len(rows)) if close[i, j] or i == j)
-    return first
-
-
-def clustered(n: int, seed: int, width: int = 8, spread: float = 0.05) -> np.ndarray:
-    """Rows around n / 3 directions."""
-    dice = np.random.default_rng(seed)
-    middle = dice.normal(size=(max(n // 3, 1), width))
-    rows = middle[dice.integers(len(middle), size=n)] + spread * dice.normal(size=(n, width))
-    return (rows / np.linalg.norm(rows, axis=1, keepdims=True)).astype(np.float16)
-
-
-@settings(max_examples=40)
-@given(n=st.integers(0, 40), seed=st.integers(0, 99), tile=st.sampled_from([1, 3, 7, 64]))
-def test_groups_equal_looking_at_all_pairs_again_and_again(n: int, seed: int, tile: int) -> None:
-    rows = clustered(n, seed)
-    before, near.TILE = near.TILE, tile
-    try:
-        first, how = near.groups(rows, 0.99)
-        flags = near.near_to(rows[: n // 2], 0.99)[0](rows[n // 2 :]) if n > 1 else np.zeros(0)
-    finally:
-        near.TILE = before
-    assert first.tolist() == plain_groups(rows, 0.99) and how == "all pairs"
-    unit = rows.astype(np.float64)
-    unit /= np.linalg.norm(unit, axis=1, keepdims=True)
-    assert n < 2 or np.array_equal(flags, (unit[n // 2 :] @ unit[: n // 2].T >= 0.99).any(1))
-
-
-@given(
-    n=st.integers(1, 60), edges=st.lists(st.tuples(st.integers(0, 59), st.integers(0, 59)), max_size=80),
-    parts=st.integers(1, 5),
-)  # fmt: skip
-def test_connecting_in_parts_equals_following_every_edge(n: int, edges: list[tuple[int, int]], parts: int) -> None:
-    edges = [(a % n, b % n) for a, b in edges]
-    first = np.arange(n)
-    for part in range(parts):
-        one = np.array(edges[part::parts], np.int64).reshape(-1, 2)
-        near.connect(first, one[:, 0], one[:, 1])
-    wanted = list(range(n))
-    for _ in range(n):
-        for a, b in edges:
-            wanted[a] = wanted[b] = min(wanted[a], wanted[b])
-    assert near._roots(first, np.arange(n)).tolist() == wanted
-
-
-def test_lists_of_faiss_find_almost_all_that_all_pairs_find(monkeypatch: pytest.MonkeyPatch) -> None:
-    rows = clustered(3000, 1, width=16, spread=0.02)
-    wanted, _ = near.groups(rows, 0.98)
-    near_them = near.near_to(rows[:1000], 0.98)[0](rows[1000:])
-    monkeypatch.setattr(near, "EXACT", 500)
-    monkeypatch.setattr(near, "EXACT_ON_GPU", 500)
-    found, how = near.groups(rows, 0.98)
-    assert how == "FAISS IVF: 32 of 76 lists, 64 neighbours each"
-    assert (found == wanted).mean() > 0.99 and len(np.unique(wanted)) < 1100
-    flags, how = near.near_to(rows[:1000], 0.98)
-    assert how == "FAISS IVF: 25 of 25 lists"
-    assert (flags(rows[1000:]) == near_them).all() and near_them.mean() > 0.1
-
 
 # By bytes
 
@@ -179,25 +108,29 @@ def test_vectors_that_are_missing_drop_their_samples(tmp_path: Path, six: str) -
 
 def test_the_threshold_of_one_finds_the_same_direction(tmp_path: Path, six: str) -> None:
     rows = np.random.default_rng(0).normal(size=(3, 300))
-    folder = vectors_of(six, tmp_path / "v", np.concatenate([rows, 2 * rows]))
+    rows /= np.linalg.norm(rows, axis=1, keepdims=True)
+    folder = vectors_of(six, tmp_path / "v", np.concatenate([rows, 1.01 * rows]))  # as rounding leaves them
     facts = dedup(six, str(tmp_path / "sel"), vectors=folder, threshold=1)
     assert facts["groups"] == 3 and kept(tmp_path / "sel") == ["00000", "00001", "00002"]
 
 
 def test_against_the_vectors_of_another_set(tmp_path: Path, six: str) -> None:
-    folder = turned(six, tmp_path / "v")
+    folder = turned(six, tmp_path / "v", digest="1")
     other = write(tmp_path / "t", [one(0), one(1)])
     test = vectors_of(other, tmp_path / "test", angles(4, 175))
     facts = dedup(six, str(tmp_path / "sel"), vectors=folder, threshold=0.995, against=test)
     # 4 is at 4, 4 and 12 degrees of the first three, 175 at 5 of the last; .9976 .9976 .978 .9962
     assert [int(key) for key in kept(tmp_path / "sel")] == [2, 3, 4]
     assert facts["dropped"] == {f"near to {test}": 3} and facts["search"] == "all pairs"
-    foreign = vectors_of(other, tmp_path / "foreign", angles(4, 175), model="n")
+    foreign = vectors_of(other, tmp_path / "foreign", angles(4, 175), model="n", digest="2")
     with pytest.raises(UserError) as error:
         dedup(six, str(tmp_path / "new"), vectors=folder, against=foreign)
-    assert str(error.value) == f"{foreign}: was made by n, and {folder} by m; embed both with one model"
-    writer = vectors.Writer(tmp_path / "none")
-    writer.finish({"model": "m", "source": "x"})
+    wanted = (
+        f"{foreign}: made by another model (n) than {folder} (m), their rows cannot be compared; embed with one model"
+    )
+    assert str(error.value) == wanted
+    os.makedirs(tmp_path / "none/img_emb")
+    np.save(tmp_path / "none/img_emb/img_emb_0.npy", angles().astype(np.float32))
     with pytest.raises(UserError, match="none: img_emb/ holds no embeddings; embed again$"):
         dedup(six, str(tmp_path / "new"), vectors=folder, against=str(tmp_path / "none"))
 
@@ -266,8 +199,11 @@ def test_a_picture_shows_the_groups(tmp_path: Path) -> None:
         assert image.format == "PNG" and image.width > 400
         pixels = np.asarray(image.convert("RGB")).astype(int)
     assert (np.abs(pixels - [0x1A, 0x7F, 0x37]).sum(2) < 30).any()  # the word of the kept one
-    groups_picture.draw(shards.Shards(source), [[6, *range(7), 7]], str(tmp_path / "long.png"))
-    groups_picture.draw(shards.Shards(source), [], str(tmp_path / "none.png"))
+    image = shards.Shards(source).image
+    groups_picture.draw([[6, *range(7), 7]], "one", str, image, str(tmp_path / "long.png"))
+    groups_picture.draw([], "none", str, image, str(tmp_path / "none.png"))
+    with pytest.raises(StorageError, match="sel/x.png: cannot be written"):
+        groups_picture.draw([], "none", str, image, f"{tmp_path}/sel/x.png")
 
 
 def test_without_matplotlib_the_extra_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -169,7 +169,7 @@ def test_scores_from_vectors_are_the_cosines_of_picture_and_caption(tmp_path: Pa
     numbers = [0, 1, 2, 4, 5, 6, 7]
     degrees = [0, 10, 20, 30, 40, 50, 90]
     folder = vectors_of(
-        source, tmp_path / "v", angles(*[0.0] * 7) * 3, angles(*degrees), numbers, left_out={"not a picture": 1}
+        source, tmp_path / "v", angles(*[0.0] * 7), angles(*degrees), numbers, left_out={"not a picture": 1}
     )
     facts = filter(source, str(tmp_path / "sel"), vectors=folder, min_score=0.8, scores=str(tmp_path / "scores"))
     # cosines 1 .98 .94 .87 .77 .64 0
@@ -282,9 +282,10 @@ def test_vectors_of_other_samples_are_refused(tmp_path: Path, source: str) -> No
     else_where = vectors_of(other, tmp_path / "w", angles(0, 0, 0, 0), angles(0, 0, 0, 0), caption="json:texts")
     wanted = f"{else_where}: was made with the captions of json:texts, --caption txt is asked for; embed again with it"
     assert refused(other, str(tmp_path / "sel"), vectors=else_where, top=0.5) == wanted
-    os.unlink(tmp_path / "w/img_emb/img_emb_1.npy")
-    wanted = f"{else_where}: 2 embeddings but metadata of 4; embed again"
-    assert refused(other, str(tmp_path / "sel"), vectors=else_where, top=0.5) == wanted
+    for table in sorted((tmp_path / "none/metadata").iterdir()):
+        pq.write_table(pq.read_table(table, columns=["key", "caption"]), table)
+    wanted = f"{none}: its metadata/ do not say where the pictures lie; `clipkit embed` writes that"
+    assert refused(other, str(tmp_path / "sel"), vectors=none, top=0.5) == wanted
 
 
 @pytest.mark.parametrize(

@@ -21,7 +21,7 @@ ACCELERATE = {
     "single": ("NO", 1, 1), "ddp8": ("MULTI_GPU", 8, 1), "fsdp2": ("FSDP", 8, 1), "nodes": ("MULTI_GPU", 16, 2),
     "cpu2": ("MULTI_GPU", 2, 1),
 }  # fmt: skip
-OTHERS = {"trainjob.yaml", "jobset.yaml", "sky.yaml", "train.sbatch"}
+OTHERS = {"trainjob.yaml", "jobset.yaml", "sky.yaml", "train.sbatch", "embed_ray.py"}
 
 
 def read(name: str) -> dict[str, Any]:
@@ -72,13 +72,18 @@ SCANCEL = '#!/bin/bash\necho "$@" > "$HERE/cancelled"\nkill -TERM $(cat "$HERE/p
 SCONTROL = '#!/bin/bash\n[ "$1" = show ] && printf "one\\ntwo\\n" || echo "$@" > "$HERE/requeued"\n'
 
 
-def slurm(here: Path, code: int, stop: bool = False) -> int:
+STEP = '#!/bin/bash\nshift\nexec "$@"\n'  # srun on one node
+ACCELERATE_LAUNCH = '#!/bin/bash\nprintf "%s\\n" "$@" > "$HERE/launched"\n'
+
+
+def slurm(here: Path, code: int, stop: bool = False, srun: str = SRUN, **more: str) -> int:
     """The exit code of the script where srun ends with `code`, or with 1 by a signal to the script."""
-    for name, text in (("srun", SRUN), ("scancel", SCANCEL), ("scontrol", SCONTROL)):
+    programs = {"srun": srun, "scancel": SCANCEL, "scontrol": SCONTROL, "accelerate": ACCELERATE_LAUNCH}
+    for name, text in programs.items():
         (here / name).write_text(text)
         (here / name).chmod(0o755)
     facts = {"SLURM_JOB_ID": "7", "SLURM_JOB_NODELIST": "n[1-2]", "HERE": str(here), "CODE": str(code)}
-    env = {**os.environ, **facts, "WAITS": "yes" if stop else "", "PATH": f"{here}:{os.environ['PATH']}"}
+    env = {**os.environ, **facts, **more, "WAITS": "yes" if stop else "", "PATH": f"{here}:{os.environ['PATH']}"}
     job = subprocess.Popen(["bash", str(FOLDER / "train.sbatch"), "openmoji", "run=a b"], env=env)
     while stop and not (here / "began").exists():
         time.sleep(0.02)
@@ -98,3 +103,12 @@ def test_slurms_warning_stops_the_step_and_requeues_the_job(tmp_path: Path) -> N
     assert slurm(tmp_path, 0, stop=True) == 1
     assert (tmp_path / "cancelled").read_text() == "--signal=TERM 7.0\n"
     assert (tmp_path / "requeued").read_text() == "requeue 7\n"
+
+
+@pytest.mark.parametrize(("more", "module"), [({}, "clipkit.train"), ({"MODULE": "clipkit.embed"}, "clipkit.embed")])
+def test_slurms_step_launches_the_module_that_is_asked_for(tmp_path: Path, more: dict[str, str], module: str) -> None:
+    facts = {"SLURM_NNODES": "2", "SLURM_NODEID": "1", "SLURM_GPUS_ON_NODE": "4"}
+    assert slurm(tmp_path, 0, srun=STEP, **facts, **more) == 0
+    words = (tmp_path / "launched").read_text().splitlines()
+    assert words[-4:] == ["-m", module, "openmoji", "run=a b"]
+    assert words[words.index("--num_processes") + 1] == "8" and words[words.index("--machine_rank") + 1] == "1"

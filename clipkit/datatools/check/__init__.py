@@ -14,6 +14,7 @@ from clipkit.datatools.check.sample import Look, Looker, choose, look
 from clipkit.datatools.check.sources import BATCH, FAR, Given, feed, open_sources, read_settings, share
 from clipkit.datatools.check.warnings import Warned, unreadable_of, warnings_of
 from clipkit.errors import BadData, UserError
+from clipkit.page import need_matplotlib
 
 SHOWN = 40
 """Samples on the picture and the page."""
@@ -103,9 +104,7 @@ def check(
     if sample < 1:
         raise UserError(f"check: --sample must be at least 1, got {sample}")
     if picture:
-        from clipkit.datatools.check.picture import need_matplotlib
-
-        need_matplotlib()
+        need_matplotlib("--picture")
     for path in (picture, html):
         if path and not Path(path).parent.is_dir():
             raise UserError(f"{path}: there is no folder {Path(path).parent} to write it to")

@@ -1,14 +1,12 @@
 """A check as one picture to look at: the numbers that matter, two histograms, and samples as the model sees them."""
 
-import unicodedata
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from clipkit.datatools.check.facts import Bars
 from clipkit.datatools.check.sample import Look
 from clipkit.datatools.check.sources import share
-from clipkit.errors import UserError
-from clipkit.page import write_png
+from clipkit.page import Sheet, Wrap, plain
 
 if TYPE_CHECKING:
     from clipkit.datatools.check import Report
@@ -17,18 +15,7 @@ COLUMNS = 8
 WIDE, SIDE, GAP, MARGIN = 14.0, 1.52, 0.18, 0.35  # inches
 LINES, LINE = 4, 0.135  # of a caption, and the height of one in inches
 TEXT = 7.5  # points
-HELD = 250  # characters that a line holds at most, were they as narrow as can be
-INK, SOFT, BLUE, ORANGE, RULE = "#1f2328", "#656d76", "#0969da", "#b35900", "#d0d7de"
-DPI = 100
-
-
-def need_matplotlib() -> None:
-    """Raises: UserError when matplotlib is missing."""
-    try:
-        import matplotlib
-    except ImportError:
-        raise UserError("--picture is drawn by matplotlib; type: pip install 'clipkit[demo]'") from None
-    matplotlib.use("Agg")
+SOFT, BLUE, ORANGE, RULE = "#656d76", "#0969da", "#b35900", "#d0d7de"
 
 
 def headline(report: "Report") -> list[tuple[str, str]]:
@@ -58,78 +45,6 @@ def _short(number: float) -> str:
     return f"{number:,}" if isinstance(number, int) else f"{number:,.{0 if number >= 100 else 1}f}"
 
 
-def plain(text: str) -> str:
-    """One line without control characters and halves of surrogate pairs, which fonts cannot draw."""
-    line = " ".join(text.split())
-    return "".join(letter for letter in line if unicodedata.category(letter) not in ("Cc", "Cf", "Cs", "Co", "Cn"))
-
-
-class Wrap:
-    """Cuts text into lines that fit a width in points, by the measures of the font that draws it."""
-
-    def __init__(self, points: float, bold: bool = False) -> None:
-        from matplotlib.font_manager import FontProperties, findfont
-        from PIL import ImageFont
-
-        # eight times as large: the measure is of whole pixels
-        weight = "bold" if bold else "normal"
-        path = findfont(FontProperties(family="DejaVu Sans", weight=weight))
-        self.font = ImageFont.truetype(path, round(points * 8), layout_engine=ImageFont.Layout.BASIC)
-
-    def width(self, text: str) -> float:
-        """In points; a letter that the font lacks counts as the box it is drawn as."""
-        return self.font.getlength(text) / 8 * 1.03  # drawn on whole pixels, letters take up to that much more
-
-    def __call__(self, text: str, width: float, most: int) -> list[str]:
-        """At most `most` lines; what is left over ends in an ellipsis."""
-        lines, line = [], ""
-        words = plain(text[: 4 * HELD * most]).split(" ")
-        while words and len(lines) < most:
-            longer = f"{line} {words[0]}" if line else words[0]
-            if self.width(longer) <= width:
-                line = longer
-                words.pop(0)
-            elif line:
-                lines.append(line)
-                line = ""
-            else:  # a word that no line holds
-                fits = next((n for n in range(1, HELD) if self.width(words[0][: n + 1]) > width), HELD)
-                lines.append(words[0][:fits])
-                words[0] = words[0][fits:]
-        if line and len(lines) < most:
-            lines.append(line)
-        elif lines and (words or line):
-            last = lines[-1]
-            while last and self.width(f"{last}…") > width:
-                last = last[:-1]
-            lines[-1] = f"{last}…"
-        return lines
-
-
-class Sheet:
-    """A figure whose parts are placed in inches from its top left corner."""
-
-    def __init__(self, high: float) -> None:
-        from matplotlib.figure import Figure
-
-        self.high = high
-        self.figure = Figure(figsize=(WIDE, high), facecolor="white")
-
-    def text(self, x: float, y: float, text: str, points: float, **more: Any) -> None:
-        """Text whose upper left corner is at (x, y); nothing in it is taken for a formula."""
-        more = {"color": INK, "va": "top", "family": "DejaVu Sans", **more}
-        drawn = self.figure.text(x / WIDE, 1 - y / self.high, text, fontsize=points, **more)
-        drawn.set_parse_math(False)
-
-    def axes(self, x: float, y: float, wide: float, high: float) -> Any:
-        """Axes whose upper left corner is at (x, y)."""
-        return self.figure.add_axes((x / WIDE, 1 - (y + high) / self.high, wide / WIDE, high / self.high))
-
-    def save(self, path: Path) -> None:
-        """Write the PNG in one piece."""
-        write_png(self.figure, path, DPI)
-
-
 def draw(report: "Report", path: Path) -> None:
     """Draw the report into a PNG."""
     small, words = Wrap(TEXT), Wrap(9)
@@ -140,7 +55,7 @@ def draw(report: "Report", path: Path) -> None:
     tall = [SIDE + 0.1 + LINE * max(map(len, row), default=0) + GAP for row in rows]
     top = 1.75 + 0.17 * len(told) + (0.2 if told else 0)
     bars = 2.6
-    sheet = Sheet(top + bars + 0.35 + sum(tall) + 0.25)
+    sheet = Sheet(WIDE, top + bars + 0.35 + sum(tall) + 0.25)
     _head(sheet, report)
     for i, (first, line) in enumerate(told):
         y = 1.65 + 0.17 * i

@@ -10,13 +10,22 @@ from typing import Any, Literal
 
 import numpy as np
 
-from clipkit.datatools.curate.embedded import ByFolder, ByModel, Embedded, Rows, open_embedded, whole_folder
+from clipkit.datatools.curate.embedded import (
+    ByFolder,
+    ByModel,
+    Embedded,
+    Rows,
+    open_embedded,
+    pictures_of,
+)
 from clipkit.datatools.curate.kept import drop_unreadable, refuse_existing, write_kept
 from clipkit.datatools.curate.metadata import chosen, table_of
 from clipkit.errors import UserError
 from clipkit.log import Progress, say
+from clipkit.page import need_matplotlib
 from clipkit.shards import Shards, open_source
-from clipkit.vectors import near
+from clipkit.vectors import groups_picture, near
+from clipkit.vectors.joined import same_model
 
 Rule = Literal["first", "largest", "best"]
 RULES = ("first", "largest", "best")
@@ -65,9 +74,7 @@ def dedup(
     _check(exact, model, vectors, threshold, keep, against, picture)
     refuse_existing(out, picture)
     if picture:
-        from clipkit.datatools.curate.groups_picture import need_matplotlib
-
-        need_matplotlib()
+        need_matplotlib("--picture")
     held = Shards(source, workers=workers)
     start = chosen(held, select)
     embedded = None if exact else open_embedded(held, model, vectors, caption, workers)
@@ -76,21 +83,26 @@ def dedup(
     folder = Path(out).parent
     folder.mkdir(parents=True, exist_ok=True)
     work = _Work(held, caption, workers, embedded, folder)
-    made_by = {
+    about = {
         "command": "dedup", "exact": exact, "model": model, "vectors": vectors, "keep": keep, "against": against,
         "threshold": None if exact else threshold, "select": select,
     }  # fmt: skip
     if against is not None:
         numbers, how = _apart(work, start, against, threshold)
-        return {**write_kept(held, start, numbers, out, work.dropped, made_by), "search": how}
-    numbers, groups, how = _one_of_each(work, start, threshold, keep)
-    facts = write_kept(held, start, numbers, out, work.dropped, made_by)
+        return {**write_kept(held, start, numbers, out, work.dropped, about), "search": how}
+    numbers, first, how = _grouped(work, start, threshold)
+    stay = near.one_of_each(first, _worth(work, numbers, near.grouped(first), keep))
+    work.dropped["duplicate"] += len(numbers) - len(stay)
+    facts = write_kept(held, start, numbers[stay], out, work.dropped, about)
+    sizes = np.bincount(first, minlength=1)
+    count, most = int((sizes > 1).sum()), int(sizes.max())
     if picture:
-        from clipkit.datatools.curate.groups_picture import draw
-
-        draw(held, groups, picture)
-    largest = max(map(len, groups), default=0)
-    return {**facts, "groups": len(groups), "largest_group": largest, "search": how, "picture": picture}
+        shown = [[int(numbers[at]) for at in each] for each in near.largest(first, stay, groups_picture.SHOWN)]
+        title = groups_picture.title(count, len(numbers) - len(stay))
+        groups_picture.draw(shown, title, lambda number: held.key(*held.place(number)), held.image, picture)
+    return {
+        **facts, "groups": count, "largest_group": most if count else 0, "search": how, "picture": picture,
+    }  # fmt: skip
 
 
 def _check(
@@ -107,19 +119,6 @@ def _check(
         raise UserError("--keep best: is by a model's scores; give --model or --vectors in place of --exact")
     if against is not None and (picture or rule != "first"):
         raise UserError("--against: removes all that the other set has, and no groups; leave --keep and --picture out")
-
-
-def _one_of_each(
-    work: _Work, start: np.ndarray, threshold: float, rule: str
-) -> tuple[np.ndarray, list[list[int]], str]:
-    """(numbers that are left, ascending; the groups, each with the one that is kept first; how they were found)."""
-    numbers, first, how = _grouped(work, start, threshold)
-    members = _members(numbers, first)
-    left = _choose(work, members, rule)
-    groups = [[one, *group[group != one].tolist()] for group, one in zip(members, left, strict=True)]
-    removed = np.array([number for group in groups for number in group[1:]], np.int64)
-    work.dropped["duplicate"] += len(removed)
-    return np.setdiff1d(numbers, removed, assume_unique=True), groups, how
 
 
 def _grouped(work: _Work, start: np.ndarray, threshold: float) -> tuple[np.ndarray, np.ndarray, str]:
@@ -164,22 +163,12 @@ def _gathered(
     return np.concatenate(found), rows[:done]
 
 
-def _members(numbers: np.ndarray, first: np.ndarray) -> list[np.ndarray]:
-    """The numbers of each group of two or more, ascending; groups in the order of their first."""
-    rows = np.flatnonzero(np.bincount(first, minlength=1)[first] > 1)
-    order = rows[np.argsort(first[rows], kind="stable")]
-    ends = np.flatnonzero(np.diff(first[order])) + 1
-    return [numbers[group] for group in np.split(order, ends) if len(group)]
-
-
-def _choose(work: _Work, members: list[np.ndarray], rule: str) -> list[int]:
-    """The number of each group that is kept."""
-    if rule == "first" or not members:
-        return [int(group[0]) for group in members]
-    numbers = np.sort(np.concatenate(members))
-    worth = _areas(work, numbers) if rule == "largest" else _scores(work, numbers)
-    places = [np.searchsorted(numbers, group) for group in members]
-    return [int(group[np.argmax(worth[at])]) for group, at in zip(members, places, strict=True)]
+def _worth(work: _Work, numbers: np.ndarray, grouped: np.ndarray, rule: str) -> np.ndarray:
+    """What decides which of a group is kept, float64 [n]; only of those that are in one."""
+    worth = np.zeros(len(numbers))
+    if rule != "first" and grouped.any():
+        worth[grouped] = (_areas if rule == "largest" else _scores)(work, numbers[grouped])
+    return worth
 
 
 def _areas(work: _Work, numbers: np.ndarray) -> np.ndarray:
@@ -235,21 +224,21 @@ def _other_hashes(work: _Work, against: str) -> Any:
     return pa.array([hashlib.sha1(other.image(number)).hexdigest() for number in range(len(other))], pa.string())
 
 
-def _others(work: _Work, against: str) -> np.ndarray:
-    """The embeddings [m, width] of the other set in float16.
+def _others(work: _Work, against: str) -> near.Array:
+    """The embeddings [m, width] of the other set.
 
     Raises: UserError when they are of another model, or there are none.
     """
     embedded = work.embedded
     if isinstance(embedded, ByFolder):
-        about, rows = whole_folder(against)
-        if about["model"] != embedded.about["model"]:
-            raise UserError(
-                f"{against}: was made by {about['model']}, and {embedded.folder} by {embedded.about['model']}; "
-                "embed both with one model"
-            )
-        return rows
+        other = pictures_of(against)
+        same_model(embedded.vectors, other)
+        return near.Of(other, "image")
     assert isinstance(embedded, ByModel)
+    return _embedded_now(embedded, against)
+
+
+def _embedded_now(embedded: ByModel, against: str) -> np.ndarray:
     other = open_source(against)
     with Progress(f"embed {against}", len(other)) as bar:
         rows, done, lost = [], 0, Counter[str]()

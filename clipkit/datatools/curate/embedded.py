@@ -3,16 +3,15 @@
 import os
 from collections import Counter
 from collections.abc import Iterator
-from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 import numpy as np
 
-from clipkit import models, vectors
-from clipkit.datatools.curate.metadata import starts
+from clipkit import models
 from clipkit.errors import UserError, reason_of
 from clipkit.shards import Folder, Shards, caption_of
-from clipkit.shards.remote import is_remote
+from clipkit.vectors import Vectors
+from clipkit.vectors.in_shards import rows_of
 
 PART = 20_000  # samples whose embeddings are in memory at once
 Lost = dict[str, int]
@@ -76,30 +75,23 @@ class ByFolder:
     """
 
     def __init__(self, folder: str, source: Shards, caption: str) -> None:
-        self.folder, self.caption = Path(folder), caption
-        self.about = vectors.about(self.folder)
-        self._parts = list(vectors.parts(self.folder, "img_emb"))
-        records = vectors.records(self.folder)
-        ends = np.cumsum([len(part) for part in self._parts])
-        if not len(ends) or ends[-1] != len(records):
-            count = int(ends[-1]) if len(ends) else 0
-            raise UserError(f"{folder}: {count} embeddings but metadata of {len(records)}; embed again")
-        self._ends, self.width = ends, self._parts[0].shape[1]
-        self._worded = np.array([bool(text) for text in records.column("caption").to_pylist()])
-        self._at = _match(self.folder, records, source)
+        self.vectors, self.caption = pictures_of(folder), caption
+        self.width = self.vectors.width
+        self._worded = np.array([bool(text) for text in self.vectors.column("caption")], bool)
+        self._at = rows_of(self.vectors, source)
         self._check(source)
 
     def _check(self, source: Shards) -> None:
-        here = int((self._at >= 0).sum())
+        folder, about, here = self.vectors.folder, self.vectors.about, int((self._at >= 0).sum())
         if not here:
             raise UserError(
-                f"{self.folder}: has no vector of {source.pattern}, it was made of {self.about['source']}; "
+                f"{folder}: has no vector of {source.pattern}, it was made of {about.get('source', 'something else')}; "
                 f"`clipkit embed MODEL {source.pattern} --out VECTORS` makes a folder that has"
             )
-        left_out = sum(self.about.get("left_out", {}).values())
+        left_out = sum(about.get("left_out", {}).values())
         if len(source) - here > left_out:
             raise UserError(
-                f"{self.folder}: has vectors of {here} of the {len(source)} samples of {source.pattern}, and tells of "
+                f"{folder}: has vectors of {here} of the {len(source)} samples of {source.pattern}, and tells of "
                 f"{left_out} that were left out; embed again"
             )
 
@@ -109,82 +101,43 @@ class ByFolder:
             part = numbers[first : first + PART]
             at = self._at[part]
             lost = {"no vector": int((at < 0).sum())} if (at < 0).any() else {}
-            yield part[at >= 0], self._take(self._parts, at[at >= 0]), lost
+            yield part[at >= 0], self.vectors.take("image", at[at >= 0]), lost
 
     def scores(self, numbers: np.ndarray) -> Iterator[Scores]:
         """As Embedded says.
 
         Raises: UserError when the folder has no texts, or those of other captions.
         """
-        made_of = self.about.get("caption")
-        texts = list(vectors.parts(self.folder, "text_emb"))
+        made_of, texts = self.vectors.about.get("caption"), "text" in self.vectors.kinds
         if not texts or made_of != self.caption:
             found = f"the captions of {made_of}" if texts else "no captions"
             raise UserError(
-                f"{self.folder}: was made with {found}, --caption {self.caption} is asked for; embed again with it"
+                f"{self.vectors.folder}: was made with {found}, --caption {self.caption} is asked for; "
+                "embed again with it"
             )
         for part, rows, lost in self.images(numbers):
             at = self._at[part]
             worded = self._worded[at]
             if not worded.all():
                 lost = {**lost, "no caption": int((~worded).sum())}
-            products = _unit(rows) * _unit(self._take(texts, at))
+            products = _unit(rows) * _unit(self.vectors.take("text", at))
             yield part[worded], products.sum(1)[worded].astype(np.float64), lost
 
-    def _take(self, parts: list[np.ndarray], at: np.ndarray) -> np.ndarray:
-        """The rows `at` of the folder, float32."""
-        out = np.empty((len(at), self.width), np.float32)
-        which = np.searchsorted(self._ends, at, side="right")
-        for i in np.unique(which).tolist():
-            here = which == i
-            out[here] = parts[i][at[here] - (self._ends[i] - len(parts[i]))]
-        return out
 
-
-def whole_folder(folder: str) -> tuple[dict[str, Any], np.ndarray]:
-    """(what a vectors folder says of itself, the embeddings [n, D] of all its pictures).
+def pictures_of(folder: str) -> Vectors:
+    """A vectors folder that holds embeddings of pictures.
 
     Raises: UserError when it is none, or has none.
     """
-    about = vectors.about(Path(folder))
-    parts = list(vectors.parts(Path(folder), "img_emb"))
-    if not sum(map(len, parts)):
+    held = Vectors(folder)
+    if "image" not in held.kinds or not len(held):
         raise UserError(f"{folder}: img_emb/ holds no embeddings; embed again")
-    return about, np.concatenate(parts)
+    return held
 
 
 def _unit(rows: np.ndarray) -> np.ndarray:
     """Rows of length 1 again: rounding to float16 changed it by up to 0.0005."""
     return rows / np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), 1e-12)
-
-
-def _match(folder: Path, records: Any, source: Shards) -> np.ndarray:
-    """The row of the folder of each flat number, -1 where it has none.
-
-    Raises: UserError when a shard's pictures lie elsewhere now.
-    """
-    column = records.column("shard").combine_chunks().dictionary_encode()
-    codes = column.indices.to_numpy()
-    order = np.argsort(codes, kind="stable")
-    bounds = np.searchsorted(codes[order], np.arange(len(column.dictionary) + 1))
-    rows_of = {path: order[bounds[i] : bounds[i + 1]] for i, path in enumerate(column.dictionary.to_pylist())}
-    offsets, sizes = (records.column(name).to_numpy() for name in ("offset", "size"))
-    first, at = starts(source), np.full(len(source), -1, np.int64)
-    for shard, name in enumerate(source.files.names):
-        rows = rows_of.get(name if is_remote(name) else str(Path(name).resolve()))
-        if rows is None:
-            continue
-        begins, lengths = source.files.kept(shard).spans["image"]
-        by_place = np.argsort(begins, kind="stable")
-        found = np.searchsorted(begins[by_place], offsets[rows])
-        place = by_place[np.minimum(found, len(begins) - 1)] if len(begins) else np.full(len(rows), -1)
-        same = place >= 0
-        same[same] = (begins[place[same]] == offsets[rows][same]) & (lengths[place[same]] == sizes[rows][same])
-        if not same.all():
-            raise UserError(f"{folder}: {int((~same).sum())} pictures of {name} lie elsewhere now; embed again")
-        seen = place < source.counts[shard]
-        at[first[shard] + place[seen]] = rows[seen]
-    return at
 
 
 def loader_workers(workers: int | None) -> int:

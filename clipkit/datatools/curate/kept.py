@@ -11,13 +11,9 @@ import numpy as np
 
 from clipkit.errors import StorageError, UserError
 from clipkit.shards import Shards, write_selection
+from clipkit.vectors.selection import refuse_existing
 
-
-def refuse_existing(*paths: str | None) -> None:
-    """Raises: UserError when something lies where a file is to be written."""
-    for path in paths:
-        if path and Path(path).exists():
-            raise UserError(f"{path}: already exists and is left as it is; remove it, or give another name")
+__all__ = ["drop_unreadable", "placed", "refuse_existing", "write_kept"]
 
 
 def drop_unreadable(path: Path, numbers: np.ndarray, dropped: Counter[str], pictures: bool = False) -> np.ndarray:

@@ -1,0 +1,9 @@
+"""`accelerate launch -m clipkit.embed ...` is `clipkit embed ...` on several processes."""
+
+import sys
+
+from clipkit.cli import main
+
+if __name__ == "__main__":
+    sys.argv.insert(1, "embed")
+    main()

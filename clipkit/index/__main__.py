@@ -1,0 +1,9 @@
+"""`accelerate launch -m clipkit.index ...` is `clipkit index ...` on several processes."""
+
+import sys
+
+from clipkit.cli import main
+
+if __name__ == "__main__":
+    sys.argv.insert(1, "index")
+    main()

@@ -1,0 +1,73 @@
+"""What the changes of an index share: one at a time, and files of the old folder in the new one."""
+
+import os
+import shutil
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+
+from clipkit.errors import UserError
+from clipkit.log import say
+from clipkit.vectors import Stored
+from clipkit.vectors.joined import Joined
+from clipkit.vectors.stored import HIDDEN
+
+
+@contextmanager
+def alone(place: Path) -> Iterator[None]:
+    """Keep other processes from changing the index `place` while inside.
+
+    Raises: UserError when one is at it.
+    """
+    from filelock import FileLock, Timeout
+
+    lock = FileLock(place.with_name(f".{place.name}.lock"), timeout=0)
+    try:
+        lock.acquire()
+    except Timeout:
+        raise UserError(f"{place}: another process is changing this index; try again when it is done") from None
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def link(source: Path, target: Path) -> None:
+    """Give a file of an index a second name: they are never written again, and need no second copy on the disk."""
+    try:
+        os.link(source, target)
+    except OSError:  # a file system without links
+        shutil.copyfile(source, target)
+
+
+def joined(stored: Stored) -> Joined | None:
+    """The vectors that an index was built of; None, and said, where they are not what they were."""
+    folders = stored.about["vectors"]
+    if not folders:
+        return None
+    try:
+        found = stored.vectors
+    except UserError as error:
+        say(f"{stored.folder}: its vectors are not where they were ({error})")
+        return None
+    sizes = [len(part) for part in found.parts]
+    if sizes != [facts["rows"] for facts in folders] or len(found) != len(stored):
+        say(f"{stored.folder}: its vectors have other rows now ({sizes})")
+        return None
+    return found
+
+
+def flags(parts: Sequence[tuple[np.ndarray | None, int]]) -> np.ndarray | None:
+    """Flags of rows behind each other: of each part a mask (bool; None: all false) and how many rows it has; None where
+    no part has a mask."""
+    if all(mask is None for mask, _ in parts):
+        return None
+    return np.concatenate([np.zeros(count, bool) if mask is None else mask for mask, count in parts])
+
+
+def hidden(stored: Stored, kind: str) -> np.ndarray | None:
+    """Which rows of an index have nothing of a kind, bool [n]; None: all have."""
+    path = stored.folder / HIDDEN.format(kind=kind)
+    return np.load(path, allow_pickle=False) if path.is_file() else None

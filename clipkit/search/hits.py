@@ -1,0 +1,56 @@
+"""What was found."""
+
+import math
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from clipkit import shards
+from clipkit.errors import StorageError
+
+OWN = ("id", "key", "caption", "shard", "offset", "size", "image_path")
+"""Columns of the records that are attributes of a hit, and not among its `fields`."""
+
+
+@dataclass(frozen=True)
+class Hit:
+    """A row that was found: its number in the index, its score (cosine with the query), key and caption, where its
+    picture's bytes lie, and what else its record tells."""
+
+    id: int
+    score: float
+    key: str
+    caption: str
+    shard: str
+    offset: int
+    size: int
+    fields: dict[str, Any]
+
+    @classmethod
+    def of(cls, score: float, record: dict[str, Any]) -> "Hit":
+        """The hit of a record (`Records.get`), which may lack all but its `id` and `key`."""
+        caption, shard = (str(record.get(name) or "") for name in ("caption", "shard"))
+        offset, size = (int(record.get(name) or 0) for name in ("offset", "size"))
+        key = str(record["key"])
+        if "shard" not in record and (path := Path(key)).is_file():  # clip-retrieval's key of a file is its path
+            shard, size = str(path.resolve()), path.stat().st_size
+        fields = {name: value for name, value in record.items() if name not in OWN and value is not None}
+        return cls(record["id"], float(score), key, caption, shard, offset, size, fields)
+
+    def image(self) -> bytes:
+        """The bytes of the picture, read from where it lay when it was embedded.
+
+        Raises: StorageError when it is not there any more, or the record does not tell where.
+        """
+        if not self.shard:
+            raise StorageError(f"key '{self.key}': its record does not tell in which file or shard its picture lies")
+        return shards.read_span(self.shard, self.offset, self.size)
+
+    def as_dict(self) -> dict[str, Any]:
+        """For JSON, which has no infinite numbers."""
+        fields = {name: None if _is_endless(value) else value for name, value in self.fields.items()}
+        return {**asdict(self), "fields": fields}
+
+
+def _is_endless(value: Any) -> bool:
+    return isinstance(value, float) and not math.isfinite(value)

@@ -1,0 +1,93 @@
+"""Embedding on a Ray cluster of two nodes: the files are those of `clipkit embed`.
+
+Ray is told that one node has a GPU, so that decoding and embedding are apart; torch finds none and uses the CPU."""
+
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests import making, samples
+
+ray = pytest.importorskip("ray", reason="needs the extra ray")
+STORE = 80 << 20
+"""Bytes of each node's object store, of which Ray asks for 75 MB at least."""
+
+
+@pytest.fixture(scope="module")
+def cluster() -> Iterator[str]:
+    from ray.cluster_utils import Cluster
+
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in making.environment(RAY_USAGE_STATS_ENABLED="0", PYTHONPATH=str(making.ROOT)).items():
+            patch.setenv(name, value)
+        patch.delenv("CUDA_VISIBLE_DEVICES")  # Ray sets it for each actor
+        head = {"num_cpus": 1, "object_store_memory": STORE, "include_dashboard": False}
+        nodes = Cluster(initialize_head=True, head_node_args=head)
+        nodes.add_node(num_cpus=1, num_gpus=1, object_store_memory=STORE)
+        yield str(nodes.address)
+        nodes.shutdown()
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a run, shards of 45 samples of which one picture is unreadable, and their vectors by `embed`."""
+    folder = tmp_path_factory.mktemp("ray")
+    assert making.clipkit("train", str(making.recipe(folder, steps=2))).returncode == 0
+    broken = samples.sample(44, jpg=making.picture(44)[0][:200])
+    making.shards(folder / "mine", (20, 24))
+    samples.write_shard(folder / "mine" / "00002.tar", [broken])
+    done = making.clipkit("embed", "run", "mine", "--out", "plain", *OPTIONS, cwd=folder)
+    assert done.returncode == 0, done.stderr
+    return folder
+
+
+OPTIONS = ("--part", "10", "--fields", "colour")
+
+
+def embed(folder: Path, cluster: str, *arguments: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, str(making.ROOT / "launch/embed_ray.py"), *arguments]
+    env = making.environment(RAY_ADDRESS=cluster, PYTHONPATH=str(making.ROOT))
+    return subprocess.run(command, cwd=folder, env=env, capture_output=True, text=True, timeout=200, check=False)
+
+
+def files(folder: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def test_a_cluster_writes_the_files_of_embed_and_does_no_part_twice(place: Path, cluster: str) -> None:
+    done = embed(place, cluster, "run", "mine", "--out", "far", *OPTIONS)
+    assert done.returncode == 0, done.stderr
+    assert files(place / "far") == files(place / "plain")
+    assert "left out" in done.stderr
+
+    # what a kill in the last part leaves
+    far = place / "far"
+    kept = {path: path.stat().st_mtime_ns for path in far.rglob("*_00000[0-3].*")}
+    (far / "parts").mkdir()
+    for number, line in enumerate((far / "manifest.jsonl").read_text().splitlines()[:4]):
+        (far / f"parts/{number:06d}.json").write_text(line)
+    for path in [far / "vectors.json", far / "manifest.jsonl", *far.rglob("*_000004.*")]:
+        path.unlink()
+    again = embed(place, cluster, "run", "mine", "--out", "far", *OPTIONS)
+    assert again.returncode == 0, again.stderr
+    assert files(place / "far") == files(place / "plain")
+    assert len(kept) == 12 and {path: path.stat().st_mtime_ns for path in kept} == kept
+
+
+def test_too_many_unreadable_pictures_end_it_with_their_exit_code(place: Path, cluster: str, tmp_path: Path) -> None:
+    bad = [samples.sample(number, jpg=b"none") for number in range(12)]
+    samples.write_shard(tmp_path / "0.tar", [*bad, samples.sample(12)])
+    done = embed(place, cluster, "run", str(tmp_path), "--out", str(tmp_path / "out"), *OPTIONS)
+    assert done.returncode == 3, done.stderr
+    assert "unreadable" in done.stderr and "Traceback" not in done.stderr
+    assert not (tmp_path / "out/vectors.json").exists()
+
+
+def test_an_error_on_a_node_is_told_as_it_is_without_a_cluster(place: Path, cluster: str) -> None:
+    done = embed(place, cluster, "run", "nowhere", "--out", "none")
+    assert done.returncode == 2 and "nowhere: no such file or folder" in done.stderr
+    assert os.listdir(place / "none") == [] if (place / "none").exists() else True
