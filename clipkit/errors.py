@@ -5,11 +5,12 @@
 run's exit-rank*.json keep them.
 """
 
+import atexit
 import errno
 import os
 import sys
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, NoReturn
 
 STORAGE = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EEXIST, errno.ENOTDIR, errno.EIO)
 """What the operating system says when a disk, and not our code, is at fault."""
@@ -93,17 +94,32 @@ def guard(work: Callable[..., Any], *args: Any) -> None:
     """
     try:
         work(*args)
+        code = 0
+    except SystemExit as end:  # of typer, whatever the command did
+        code = end.code
     except ClipkitError as error:
         rank = int(os.environ.get("RANK", "0"))
         if int(os.environ.get("LOCAL_RANK", "0")) == 0 or error.exit_code not in (2, 75) or error.alone:
             where = f" (rank {rank})" if rank else ""
             print(f"clipkit{where}: {error}", file=sys.stderr, flush=True)
-        sys.exit(error.exit_code)
+        code = error.exit_code
     except BrokenPipeError:  # the reader of our stdout has gone, as in `clipkit search ... | head -1`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(0)
+        code = 0
     except OSError as error:
         if error.errno not in STORAGE:
             raise
         print(f"clipkit: {error.filename or 'storage'}: {error.strerror}", file=sys.stderr, flush=True)
-        sys.exit(StorageError.exit_code)
+        code = StorageError.exit_code
+    _end(code)
+
+
+def _end(code: str | int | None) -> NoReturn:
+    """End the process. One of several does without the interpreter's taking itself apart, in which gloo's threads abort
+    it now and then, after all was done (pytorch pull request 179291); what asked to be called at the end is called."""
+    if os.environ.get("WORLD_SIZE", "1") != "1" and (code is None or isinstance(code, int)):
+        atexit._run_exitfuncs()
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code or 0)
+    sys.exit(code)

@@ -1,6 +1,7 @@
 """The command line from shards to search, and what it says to bad input: one line, exit code 2, nothing overwritten."""
 
 import json
+import os
 import subprocess
 import sys
 from collections.abc import Callable
@@ -76,9 +77,9 @@ def test_help_lists_every_command_without_loading_torch() -> None:
 def test_vectors_lie_as_clip_retrieval_writes_them(at: Path) -> None:
     import pyarrow.parquet as pq
 
-    image = np.load("vectors/img_emb/img_emb_0.npy")
-    text = np.load("vectors/text_emb/text_emb_0.npy")
-    table = pq.read_table("vectors/metadata/metadata_0.parquet").to_pylist()
+    image = np.load("vectors/img_emb/img_emb_000000.npy")
+    text = np.load("vectors/text_emb/text_emb_000000.npy")
+    table = pq.read_table("vectors/metadata/metadata_000000.parquet").to_pylist()
     assert image.dtype == text.dtype == np.float16 and image.shape == text.shape == (50, 16)
     assert len(table) == 50 and {"image_path", "caption"} <= table[0].keys()
     model = clipkit.load("run")
@@ -94,7 +95,7 @@ def test_search_by_text_and_by_picture_finds_what_exact_arithmetic_finds(at: Pat
     assert code == 0 and len(hits) == 4
     from clipkit.models import embed_texts
 
-    rows = np.load("vectors/img_emb/img_emb_0.npy").astype(np.float32)
+    rows = np.load("vectors/img_emb/img_emb_000000.npy").astype(np.float32)
     scores = rows @ embed_texts(clipkit.load("run"), ["a red square"]).numpy()[0]
     assert [hit["score"] for hit in hits] == pytest.approx(sorted(scores.tolist(), reverse=True)[:4], abs=1e-5)
     found = clipkit.open_index("index").search(image="pictures/1.jpg", k=2)
@@ -181,11 +182,10 @@ BAD = {
     "empty classes": (("classify", "run", "pictures", "--classes", " , "), "classes: at least one name is needed"),
     "no picture": (("classify", "run", "nothing.jpg", "--classes", "a,b"), "nothing.jpg: no such file"),
     "template": (("classify", "run", "pictures", "--classes", "a,b", "--template", "photo"), "{c} must stand"),
-    "no metadata": (("search", "bare_index", "a dot"), "metadata/ is missing"),
     "no index": (("search", "vectors", "a dot"), "vectors: holds no index.json; `clipkit index"),
     "no folder": (("search", "nowhere", "a dot"), "nowhere: no such folder"),
     "no query": (("search", "index"), "words, a picture or a key to search by are needed"),
-    "not vectors": (("index", "data", "--out", "new"), "data: holds no vectors.json"),
+    "not vectors": (("index", "data", "--out", "new"), "data: neither img_emb/ nor text_emb/ holds a .npy"),
     "vectors exist": (("embed", "run", "data", "--out", "vectors"), "vectors: already exists and is left as it is"),
     "index exists": (("index", "vectors", "--out", "index"), "index: already exists and is left as it is"),
     "no model": (("embed", "runs/none", "data", "--out", "new"), "no such run or checkpoint folder"),
@@ -200,8 +200,6 @@ def bad(at: Path) -> Path:
     (at / "bare").mkdir(exist_ok=True)
     samples.write_tar(at / "bare/0.tar", [("a.jpg", making.picture(1)[0])])
     (at / "broken.jpg").write_bytes(making.picture(1)[0][:300])
-    (at / "bare_index").mkdir(exist_ok=True)
-    (at / "bare_index/index.json").write_bytes((at / "index/index.json").read_bytes())
     return at
 
 
@@ -254,3 +252,18 @@ def test_an_error_of_one_rank_alone_is_printed_by_it(
         with pytest.raises(SystemExit):
             errors.guard(fail, error)
         assert capsys.readouterr().err == said
+
+
+@pytest.mark.parametrize("world", ["1", "2"])
+@pytest.mark.parametrize(
+    ("how", "code"), [("print('done')", 0), ("raise SystemExit(7)", 7), ("raise Stopped('x')", 75)]
+)
+def test_a_process_of_many_ends_as_one_alone_does(world: str, how: str, code: int) -> None:
+    work = (
+        "import atexit\nfrom clipkit.errors import Stopped, guard\n"
+        f"def work():\n  atexit.register(print, 'called')\n  {how}\nguard(work)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", work], env={**os.environ, "WORLD_SIZE": world}, capture_output=True, text=True
+    )
+    assert done.returncode == code and done.stdout.splitlines()[-1] == "called", done

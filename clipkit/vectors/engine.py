@@ -87,7 +87,7 @@ class Engine:
 
     def finest(self, queries: np.ndarray, k: int, allowed: np.ndarray) -> Found:
         """As `search`, but each allowed row is compared, by the finest codes there are."""
-        import faiss
+        faiss = _faiss()
 
         holder, more = self._holder(), _chosen(allowed)
         if hasattr(holder, "nlist"):
@@ -113,14 +113,14 @@ class Engine:
 
     def _holder(self) -> Any:
         """What holds the finest codes of all rows."""
-        import faiss
+        faiss = _faiss()
 
         if self._fine is not None:
             return self._fine
         return faiss.downcast_index(self._inner.storage) if self.graph else self._base
 
     def _parameters(self, k: int, knobs: Knobs, chosen: dict[str, Any], share: float) -> Any:
-        import faiss
+        faiss = _faiss()
 
         base: Any = None
         if self.lists is not None:
@@ -137,9 +137,16 @@ class Engine:
         return faiss.IndexRefineSearchParameters(k_factor=knobs.ranked(k) / k, base_index_params=base)
 
 
+def _faiss() -> Any:
+    """faiss, loaded when it is first wanted; its stubs know no search parameters."""
+    import faiss
+
+    return faiss
+
+
 def _taken_apart(index: Any) -> tuple[Any, Any, Any]:
     """(what is scanned, the same behind its transforms, what ranks again or None)."""
-    import faiss
+    faiss = _faiss()
 
     fine = None
     if isinstance(index, faiss.IndexRefine):
@@ -149,7 +156,7 @@ def _taken_apart(index: Any) -> tuple[Any, Any, Any]:
 
 
 def _chosen(allowed: np.ndarray | None) -> dict[str, Any]:
-    import faiss
+    faiss = _faiss()
 
     return {} if allowed is None else {"sel": faiss.IDSelectorBitmap(np.packbits(allowed, bitorder="little"))}
 
@@ -158,7 +165,7 @@ def _chosen(allowed: np.ndarray | None) -> dict[str, Any]:
 def _threads(queries: int) -> Iterator[None]:
     """No more threads than queries: one query shared between threads costs more than it gains. OpenMP keeps the number
     for each thread of ours, so that others are not touched."""
-    import faiss
+    faiss = _faiss()
 
     usual = faiss.omp_get_max_threads()
     faiss.omp_set_num_threads(max(min(usual, queries), 1))
@@ -173,7 +180,7 @@ def make(factory: str, width: int, draw: Callable[[int], np.ndarray]) -> Any:
 
     Raises: UserError when FAISS knows no such factory, or it cannot be trained on so few rows or of this width.
     """
-    import faiss
+    faiss = _faiss()
 
     rows = 0
     try:
@@ -222,7 +229,7 @@ def write(index: Any, path: Path) -> None:
 
     Raises: StorageError when it cannot be written.
     """
-    import faiss
+    faiss = _faiss()
 
     try:
         faiss.write_index(index, str(path))
@@ -236,7 +243,7 @@ def read(path: Path, mapped: bool = True) -> Any:
 
     Raises: StorageError when it is missing or damaged.
     """
-    import faiss
+    faiss = _faiss()
 
     if not path.is_file():
         raise StorageError(f"{path}: missing; build the index again")

@@ -1,9 +1,9 @@
 """Unit vectors modelled on the gap between the embeddings of pictures and of texts.
 
 Pictures and texts each lie around a mean of their own (random pictures have a cosine of 0.51, a text and a picture one
-of 0.08), scattered over 300 topics and 30,000 concepts of Zipf's sizes and by noise whose variance falls from direction
-to direction: 90% lies in 324 of 512. A text holds half of its concept's strength and noise of other directions. The
-strengths are such that among a million pictures the nearest to a text has a cosine of 0.32, the tenth one of 0.29.
+of 0.08), scattered over 300 topics and 30,000 concepts of uneven sizes and by noise whose variance falls from direction to
+direction: 90% lies in 329 of 512. A text holds half of its concept's strength and noise of another covariance. The
+strengths are such that among a million pictures the nearest to a text has a cosine of 0.313, the tenth one of 0.291.
 """
 
 import json
@@ -14,14 +14,16 @@ from typing import Any
 import numpy as np
 
 WIDTH, CONCEPTS, TOPICS = 512, 30_000, 300
+SKEW = 0.3
+"""Of the sizes of concepts: the largest has 500 of a million pictures, the median one 29."""
 BLOCK = 50_000
-IMAGE_MEAN, TEXT_MEAN, ACROSS = 0.51, 0.42, 0.08
+IMAGE_MEAN, TEXT_MEAN, ACROSS = 0.51, 0.36, 0.08
 """Squared lengths of the two means, and their product."""
 CONCEPT = 0.385
 """Squared length of a concept in a picture; the noise has what is left."""
 HALF = 0.5
-DECAY = 340 / 512
-"""Of the variance along the directions, in parts of all."""
+DECAY, TEXT_DECAY = 235 / 512, 110 / 512
+"""Of the variance along the directions, in parts of all: of pictures and of texts."""
 
 
 @dataclass(frozen=True)
@@ -40,24 +42,24 @@ class World:
 def world(width: int = WIDTH, concepts: int = CONCEPTS, topics: int = TOPICS, seed: int = 0) -> World:
     """A world of so many concepts."""
     dice = np.random.default_rng(seed)
-    noises = [_directions(width, dice) for _ in range(2)]
+    turned = np.linalg.qr(dice.normal(size=(width, width)))[0]
+    noises = [_directions(turned, decay) for decay in (DECAY, TEXT_DECAY)]
     first, other = np.linalg.qr(dice.normal(size=(width, 2)))[0].T
     cosine = ACROSS / (IMAGE_MEAN * TEXT_MEAN) ** 0.5
     text_mean = cosine * first + (1 - cosine**2) ** 0.5 * other
     topic = dice.normal(size=(topics, width)) @ noises[0]
     own = dice.normal(size=(concepts, width)) @ noises[0]
     mixed = ((topic[dice.integers(topics, size=concepts)] + own) / 2**0.5).astype(np.float32)
-    sizes = 1 / np.arange(1, concepts + 1)
+    sizes = np.arange(1, concepts + 1.0) ** -SKEW
     return World(
         (IMAGE_MEAN**0.5 * first).astype(np.float32), (TEXT_MEAN**0.5 * text_mean).astype(np.float32), mixed,
         sizes / sizes.sum(), noises[0], noises[1],
     )  # fmt: skip
 
 
-def _directions(width: int, dice: np.random.Generator) -> np.ndarray:
-    """A matrix that turns normal rows [n, D] into noise of squared length 1, in random directions."""
-    variance = np.exp(-np.arange(width) / (DECAY * width))
-    turned = np.linalg.qr(dice.normal(size=(width, width)))[0]
+def _directions(turned: np.ndarray, decay: float) -> np.ndarray:
+    """A matrix that turns normal rows [n, D] into noise of squared length 1, in the directions `turned` [D, D]."""
+    variance = np.exp(-np.arange(len(turned)) / (decay * len(turned)))
     return (np.sqrt(variance / variance.sum())[:, None] * turned).astype(np.float32)
 
 

@@ -125,10 +125,12 @@ def run(command: list[str], threads: int) -> tuple[str, float, float]:
     env = {**os.environ, "OMP_NUM_THREADS": str(threads), "PYTHONPATH": str(Path(__file__).parents[2])}
     process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=env)
     assert process.stdout
-    told = process.stdout.read()
+    with process.stdout:
+        told = process.stdout.read()
     _, status, usage = os.wait4(process.pid, 0)
-    if status:
-        raise SystemExit(f"{' '.join(command)} ended with {os.waitstatus_to_exitcode(status)}")
+    process.returncode = os.waitstatus_to_exitcode(status)
+    if process.returncode:
+        raise SystemExit(f"{' '.join(command)} ended with {process.returncode}")
     return told, usage.ru_utime + usage.ru_stime, usage.ru_maxrss * 1024 / 1e6
 
 
