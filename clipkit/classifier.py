@@ -1,7 +1,6 @@
 """`clipkit classify MODEL PICTURES --classes a,b,c`: which of your words fits each picture."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -44,26 +43,12 @@ def classify(
             results[number] = {"image": str(source.files[number]), "scores": {}, "error": reason}
         failed += len(bad)
         for number, shares in zip(numbers, probabilities(loaded, rows, words), strict=True):
-            results[number] = {"image": str(source.files[number]), "scores": _best(names, shares, top)}
+            results[number] = {"image": str(source.files[number]), "scores": best(names, shares, top)}
     if failed == len(source):
         raise BadData(f"{failed} of {len(source)} pictures cannot be read; {READABLE}")
     if failed:
         say(f"{failed} of {len(source)} pictures cannot be read; {READABLE}")
     return [results[number] for number in range(len(source))]
-
-
-def classify_bytes(
-    model: models.DualEncoder, data: bytes, classes: Sequence[str], words: Tensor, top: int | None = None
-) -> dict[str, float]:
-    """{class: probability}, best first, of a picture given by its bytes; `words` are `words_of` the classes.
-
-    Raises: UserError when it cannot be read.
-    """
-    for _, rows, bad in models.embed_images(model, _Picture(data), [0]):
-        if bad:
-            raise UserError(f"the picture: {bad[0]}; {READABLE}")
-        return _best(classes, probabilities(model, rows, words)[0], len(classes) if top is None else top)
-    raise AssertionError("one picture gives one batch")
 
 
 def names_of(classes: str | Sequence[str]) -> list[str]:
@@ -91,18 +76,10 @@ def probabilities(model: models.DualEncoder, rows: Tensor, words: Tensor) -> Ten
     return torch.softmax(model().scale.item() * rows @ words.T, 1)
 
 
-def _best(names: Sequence[str], shares: Tensor, top: int) -> dict[str, float]:
-    best = shares.argsort(descending=True, stable=True)[:top]
-    return {str(names[i]): float(shares[i]) for i in best.tolist()}
-
-
-@dataclass(frozen=True)
-class _Picture:
-    data: bytes
-
-    def image(self, number: int) -> bytes:
-        """The bytes."""
-        return self.data
+def best(names: Sequence[str], shares: Tensor, top: int | None = None) -> dict[str, float]:
+    """{name: share} of the `top` largest of shares [C], the largest first; None: of all."""
+    order = shares.argsort(descending=True, stable=True)[:top]
+    return {str(names[i]): float(shares[i]) for i in order.tolist()}
 
 
 def _files(name: str) -> list[Path]:

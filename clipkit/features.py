@@ -30,8 +30,8 @@ class Features:
     """Unit rows float32 [n, D] on the CPU, the same on all ranks, whatever their number, workers or batch.
 
     `cache` is the folder that keeps them (null: none does); the model is loaded when something is not there. `batch`
-    rows are in the model at once, `workers` processes read and decode pictures. `begin_part` is called before some
-    thousand rows are embedded, and may raise a ClipkitError, which ends the work on all ranks.
+    rows are in the model at once; before a GPU `workers` processes decode. `begin_part` is called before some thousand
+    rows are embedded, and may raise a ClipkitError, which ends the work on all ranks.
     """
 
     def __init__(

@@ -110,14 +110,14 @@ def _look(data: bytes) -> tuple[int, int, Image.Image | None]:
     return *size, None
 
 
-def _by_pillow(image: Image.Image) -> np.ndarray:
+def _by_pillow(image: Image.Image, mode: str = "RGB") -> np.ndarray:
     try:
         if image.mode.startswith("I;16"):  # Pillow would clip 16-bit grey to white instead of scaling it
             grey = (np.asarray(image) >> 8).astype(np.uint8)
             return np.repeat(grey[:, :, None], 3, axis=2)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # about the transparency of palettes, which RGB drops in any case
-            return np.array(image.convert("RGB"))
+            return np.array(image.convert(mode))
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         raise ValueError("broken picture") from error
 
@@ -264,10 +264,19 @@ def normalize(pixels: Tensor, mean: Tensor, std: Tensor) -> Tensor:
 
 
 def thumbnail(data: bytes, side: int) -> Image.Image:
-    """A small RGB picture, at most `side` pixels wide and high, for reports.
+    """A small RGB picture for people, at most `side` pixels wide and high; what is transparent is white.
 
     Raises: ValueError when the picture is not allowed or broken.
     """
-    image = Image.fromarray(decode(data, (side, side)).permute(1, 2, 0).contiguous().numpy())
-    image.thumbnail((side, side))
-    return image
+    width, height, opened = _look(data)
+    if opened is None:
+        pixels = _by_turbo(data, width, height, (side, side))
+    else:
+        pixels = _by_pillow(opened, "RGBA" if opened.has_transparency_data else "RGB")
+    small = Image.fromarray(pixels)
+    small.thumbnail((side, side))
+    if small.mode == "RGB":
+        return small
+    white = Image.new("RGB", small.size, "white")
+    white.paste(small, mask=small.getchannel("A"))
+    return white

@@ -1,17 +1,17 @@
 """`clipkit embed` on a Ray cluster: tasks on CPUs read and decode, an actor on each GPU embeds, this process writes.
 
 python launch/embed_ray.py MODEL SOURCE --out VECTORS    (options as of `clipkit embed`; pip install 'clipkit[ray]')
-ray job submit --address http://HEAD:8265 --working-dir . -- python launch/embed_ray.py MODEL SOURCE --out VECTORS
+ray job submit --address http://HEAD:8265 --working-dir launch -- python embed_ray.py MODEL SOURCE --out VECTORS
 
 It writes the files that `clipkit embed` writes, and what was stopped goes on when the same is typed again. Every node
-must have clipkit and see MODEL and SOURCE; VECTORS is for this process alone. Without GPUs each CPU does both.
+must have clipkit and see MODEL and SOURCE; VECTORS is for this process alone. A submitted job needs absolute paths: it
+runs in a copy of the working directory, which Ray removes. Without GPUs each CPU does both.
 Ray Data rather than bare tasks: it holds the decoding back while the GPUs are behind, and outlives nodes that go.
 """
 
 import functools
 import logging
 import os
-from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import replace
@@ -23,6 +23,7 @@ import typer
 
 from clipkit import embed, errors, models
 from clipkit.cli.embed import embed as command
+from clipkit.cli.embed import told as told_of
 from clipkit.embed.work import Prepared, prepare
 from clipkit.errors import ClipkitError, UserError
 from clipkit.log import Progress
@@ -30,6 +31,8 @@ from clipkit.vectors import parts
 
 BLOCKS = 10_000
 """How many pieces Ray Data is given at most: it keeps an eye on each."""
+SUBMITTED = "RAY_JOB_CONFIG_JSON_ENV_VAR"
+"""What `ray job submit` sets where it starts this."""
 OTHERWISE = "a node computes otherwise than the one that began: another device, precision, or version of a package"
 Row = dict[str, Any]
 
@@ -93,10 +96,10 @@ def embedded(work: embed.Work, batches: list[Row], gpus: int, cpus: int) -> Iter
         yield row
 
 
-def run(job: embed.Job) -> dict[str, Any]:
-    """Embed what is missing on the cluster that RAY_ADDRESS names, or on this machine; the facts of vectors.json.
+def connected() -> Any:
+    """Ray, as part of the cluster that RAY_ADDRESS names, or of one that begins on this machine.
 
-    Raises: as `embed.run`, and UserError without Ray, or where nodes differ in what decides the numbers.
+    Raises: UserError without Ray, or where no cluster answers.
     """
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # where it starts a cluster of its own: no telemetry
     try:
@@ -104,11 +107,27 @@ def run(job: embed.Job) -> dict[str, Any]:
         import ray.data
     except ImportError:
         raise UserError("embed_ray: needs Ray; type: pip install 'clipkit[ray]'") from None
-    context, place = ray.data.DataContext.get_current(), Path(job.out)
+    context = ray.data.DataContext.get_current()
     context.enable_progress_bars = context.print_on_execution_start = False
     logging.getLogger("ray.data").setLevel(logging.ERROR)
-    with parts.alone(place):
+    try:
         ray.init(log_to_driver=False, logging_level=logging.WARNING)
+    except (ConnectionError, RuntimeError, ValueError) as error:
+        where = f"at RAY_ADDRESS={os.environ['RAY_ADDRESS']}" if os.environ.get("RAY_ADDRESS") else "on this machine"
+        raise UserError(f"embed_ray: no Ray cluster {where} ({str(error).splitlines()[0]})") from error
+    return ray
+
+
+def run(job: embed.Job) -> dict[str, Any]:
+    """Embed what is missing on the cluster that RAY_ADDRESS names, or on this machine; the facts of vectors.json.
+
+    Raises: as `embed.run`, and UserError without Ray, or where nodes differ in what decides the numbers.
+    """
+    place = Path(job.out)
+    if SUBMITTED in os.environ and not place.is_absolute():
+        raise UserError(f"--out {place}: an absolute path is needed: this job runs in a folder that Ray will remove")
+    with parts.alone(place):
+        ray = connected()
         gpus, cpus = (int(ray.cluster_resources().get(kind, 0)) for kind in ("GPU", "CPU"))
         begin = ray.remote(told).options(num_gpus=1 if gpus else 0)
         found = ray.get(begin.remote(functools.partial(prepared, job), os.getcwd()))
@@ -125,7 +144,7 @@ def run(job: embed.Job) -> dict[str, Any]:
 def write(work: embed.Work, spans: dict[int, list[range]], found: Iterator[Row]) -> None:
     """Write each part when its last batch has come, whatever the order they come in."""
     open_parts: dict[int, dict[int, embed.Encoded]] = {}
-    left_out: Counter[str] = Counter()
+    left_out = work.lost
     samples = work.prepared.plan["samples"]
     done = samples - sum(len(span) for part in spans.values() for span in part)
     with Progress("embed", samples, start=done) as bar:
@@ -143,7 +162,7 @@ def write(work: embed.Work, spans: dict[int, list[range]], found: Iterator[Row])
 @functools.wraps(command)
 def main(**options: Any) -> None:
     job = embed.Job(**options)
-    print(f"{job.out}: {run(job)['rows']} rows")
+    print(told_of(job.out, run(job)))
 
 
 if __name__ == "__main__":

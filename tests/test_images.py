@@ -243,3 +243,12 @@ def test_odd_pictures_come_out_right_and_without_a_warning(name: str) -> None:
 def test_a_thumbnail_fits_its_box() -> None:
     assert images.thumbnail(encoded(photo(400, 100)), 40).size == (40, 10)
     assert images.thumbnail(encoded(photo(30, 60), "PNG"), 40).size == (20, 40)
+
+
+@pytest.mark.parametrize("mode", ["RGBA", "LA", "P"])
+def test_what_is_transparent_is_white_in_a_thumbnail(mode: str) -> None:
+    red = Image.new("RGBA", (60, 40), (0, 0, 0, 0))
+    red.paste((200, 0, 0, 255), (30, 0, 60, 40))
+    small = images.thumbnail(encoded(red.convert(mode), "PNG"), 20)
+    left, right = small.getpixel((2, 6)), small.getpixel((17, 6))
+    assert left == (255, 255, 255) and right == ((60, 60, 60) if mode == "LA" else (200, 0, 0))

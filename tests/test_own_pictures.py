@@ -41,6 +41,7 @@ def command(place: Path, *words: str) -> subprocess.CompletedProcess[str]:
 
 def test_three_commands_lead_from_a_folder_to_an_answer(place: Path) -> None:
     embedded = command(place, "embed", "run", "photos", "--out", "vectors")
+    assert embedded.stdout == "vectors: 5 pictures and 2 captions\n"
     assert "left out" in embedded.stderr and ": 1" in embedded.stderr  # the broken picture, and nothing else
     command(place, "index", "vectors", "--out", "index")
     answer = command(place, "search", "index", "a red circle")
@@ -56,8 +57,7 @@ def test_three_commands_lead_from_a_folder_to_an_answer(place: Path) -> None:
     assert sorted(hit.caption for hit in hits if hit.caption) == ["a red circle on the beach", "two cats"]
 
 
-def test_moved_with_its_folder_the_index_still_answers(place: Path) -> None:
-    """Vectors, pictures and the model may be elsewhere: what is needed is said by whom it is needed."""
+def test_an_index_that_was_moved_still_answers(place: Path) -> None:
     (place / "index").rename(place / "moved")
     line = command(place, "search", "moved", "a red circle", "-k", "1", "--json").stdout
     assert json.loads(line)["score"] <= 1

@@ -1,6 +1,6 @@
 """`clipkit embed` on the command line."""
 
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -28,7 +28,9 @@ def embed(
         str | None, typer.Option(help="images, texts or both; without it texts too where there are captions.")
     ] = None,
     dtype: Annotated[str, typer.Option(help="How rows are kept: float16 or float32.")] = "float16",
-    part: Annotated[int | None, typer.Option(help="Samples of one file; 10,000, or 100,000 of many.", min=1)] = None,
+    part: Annotated[
+        int | None, typer.Option(help="Samples of one file; 10,000, or 100,000 where there are 10 million.", min=1)
+    ] = None,
     decode: Annotated[
         str, typer.Option(help="exact, or fast: large JPEGs at a reduced scale, for nearly the same rows.")
     ] = "exact",
@@ -36,7 +38,7 @@ def embed(
     workers: Annotated[
         int | None, typer.Option(help="Processes that decode before a GPU; all cores. On a CPU threads do.", min=0)
     ] = None,
-    max_bad: Annotated[float, typer.Option(help="Share of unreadable samples to bear.", min=0, max=1)] = 0.01,
+    max_bad: Annotated[float, typer.Option(help="Share of samples that may be unreadable.", min=0, max=1)] = 0.01,
 ) -> None:
     """Embed a collection of pictures and its captions; on several processes: accelerate launch -m clipkit.embed."""
     from clipkit import distributed
@@ -49,6 +51,11 @@ def embed(
         )
     )  # fmt: skip
     if facts:
-        kinds = " and their captions" if len(facts["kinds"]) > 1 else ""
-        print(f"{out}: {facts['rows']} {'captions' if facts['kinds'] == ['text'] else 'pictures'}{kinds}")
+        print(told(out, facts))
     distributed.close()
+
+
+def told(out: str, facts: dict[str, Any]) -> str:
+    """What is there now: captions are fewer where pictures have none."""
+    counts = {"image": f"{facts['rows']} pictures", "text": f"{facts['captions']} captions"}
+    return f"{out}: {' and '.join(counts[kind] for kind in facts['kinds'])}"

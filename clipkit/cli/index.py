@@ -1,5 +1,6 @@
 """`clipkit index` on the command line."""
 
+import os
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -18,6 +19,10 @@ USAGE = {
     "--to": "VECTORS --to lancedb:FOLDER/TABLE",
 }
 """What one call can be asked to do."""
+READS = {"--retune": ("--recall", "--k", "--queries"), "--compact": ("--recall", "--memory", "--k", "--engine")}
+"""The options that change how a thing is done, beside building, which takes all."""
+SHARED = ("", "--retune", "--compact")
+"""What several processes do together."""
 
 
 def index(
@@ -34,7 +39,9 @@ def index(
     kind: Annotated[
         list[str] | None, typer.Option(help="image or text: what to index; default is all that is there.")
     ] = None,
-    engine: Annotated[str, typer.Option(help="auto, flat, hnsw, or a factory string of FAISS.")] = "auto",
+    engine: Annotated[
+        str | None, typer.Option(help="auto, flat, hnsw, or a factory string of FAISS; default is auto.")
+    ] = None,
     queries: Annotated[str | None, typer.Option(help="Text file to tune with, a query a line.")] = None,
     select: Annotated[str | None, typer.Option(help="A selection of `dedup` or `cluster`: only its rows.")] = None,
     retune: Annotated[bool, typer.Option("--retune", help="Tune an index again.")] = False,
@@ -54,8 +61,9 @@ def index(
 
     flags = {"--retune": retune, "--add": add, "--remove": remove, "--compact": compact, "--merge": merge, "--to": to}
     what = _what(flags, vectors, out)
-    wish = {"recall": recall, "k": k, "engine": None if engine == "auto" else engine, "memory": _bytes(memory)}
+    wish = {"recall": recall, "k": k, "engine": engine, "memory": _bytes(memory)}
     given = {name: value for name, value in wish.items() if value is not None}
+    _refuse_unread(what, {**given, "kind": kind, "queries": queries, "select": select})
     if what in ("--remove", "--to"):
         _tell(vectors[0], remove, to, as_json)
         return
@@ -87,7 +95,18 @@ def _what(flags: dict[str, Any], places: list[str], out: str | None) -> str:
     elif len(places) != 1 or out:
         one = "index" if USAGE[what].startswith("INDEX") else "vectors folder"
         raise UserError(f"{what}: one {one} is needed, and no --out: {usage}")
+    if what not in SHARED and int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        raise UserError(f"{what}: one process does it; type {usage} without `accelerate launch`")
     return what
+
+
+def _refuse_unread(what: str, given: dict[str, Any]) -> None:
+    """Raises: UserError when an option is given that does not change what is done."""
+    read = READS.get(what, ())
+    unread = [f"--{name}" for name, value in given.items() if value and f"--{name}" not in read]
+    if what and unread:
+        takes = f"; it takes {', '.join(read)}" if read else ""
+        raise UserError(f"{what}: {unread[0]} changes nothing here{takes}: `clipkit index {USAGE[what]}`")
 
 
 def _bytes(memory: str | None) -> int | None:

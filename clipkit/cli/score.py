@@ -22,7 +22,7 @@ def score(
         ),
     ],
     root: Annotated[str, typer.Option(help="Folder that relative data paths start from.")] = ".",
-    workers: Annotated[int, typer.Option(help="Processes that read and decode pictures.", min=0)] = 0,
+    workers: Annotated[int, typer.Option(help="Processes that decode before a GPU. On a CPU threads do.", min=0)] = 0,
     batch: Annotated[int, typer.Option(help="Pictures in the model at once.", min=1)] = 64,
     out: Annotated[str | None, typer.Option(help="Append the scores to this JSON-lines file too.")] = None,
     cache: Annotated[bool, typer.Option("--cache/--no-cache", help="Keep embeddings, and use what was kept.")] = True,

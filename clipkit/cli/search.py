@@ -50,7 +50,7 @@ def search(
         return
     asked = query(text, image, key, id, without, weight)
     if montage is not None:
-        _refuse(montage)
+        _refuse(montage, k)
     opened = open_index(index, model)
     hits = opened.search_many([asked], options)[0]
     _tell_left(opened, options)
@@ -79,13 +79,18 @@ def _tell_left(index: "Index", options: "Options") -> None:
         say(f"--where {options.where!r}: {left} of {len(index)} rows are left to search")
 
 
-def _refuse(montage: Path) -> None:
-    """Raises: UserError when the montage cannot be drawn, or written there."""
+def _refuse(montage: Path, k: int) -> None:
+    """Raises: UserError when the montage of `k` hits cannot be drawn, or written there."""
     from clipkit.page import need_matplotlib
+    from clipkit.search.montage import MOST
 
     need_matplotlib("--montage")
+    if k > MOST:
+        raise UserError(f"--montage {montage}: up to {MOST} pictures are drawn, got -k {k}")
     if montage.suffix.lower() != ".png":
         raise UserError(f"--montage {montage}: a name that ends in .png is needed")
+    if montage.is_dir():
+        raise UserError(f"--montage {montage}: is a folder; the name of a file is needed")
     if not montage.parent.is_dir():
         raise UserError(f"--montage {montage}: there is no folder {montage.parent} to write it to")
 

@@ -11,7 +11,6 @@ Model = Annotated[
     str, typer.Argument(help="Run or checkpoint folder, NAME/TAG of open_clip, hf-hub:... or local-dir:...")
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON lines instead of a table.")]
-Workers = Annotated[int, typer.Option(help="Processes that read and decode pictures.", min=0)]
 
 
 def lines(rows: Iterable[Any]) -> None:

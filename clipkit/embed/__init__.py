@@ -1,13 +1,12 @@
 """`clipkit embed MODEL SOURCE --out VECTORS`: the embeddings of a collection on disk, by any number of processes."""
 
 import time
-from collections import Counter
 from contextlib import ExitStack, closing
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-from clipkit import distributed, models
+from clipkit import distributed, hashing, models
 from clipkit.embed.job import Job
 from clipkit.embed.work import Encoded, Prepared, Read, Reader, Work, encode, finish, prepare, workers_of, write
 from clipkit.log import Progress
@@ -44,8 +43,9 @@ def run(job: Job, prepared: Prepared | None = None) -> dict[str, Any]:
             if first:
                 held.enter_context(parts.alone(place))
             prepared = prepared or prepare(job)
-        for what in ("fingerprint", "made_by"):
-            distributed.agree(f"what to embed ({what})", int(prepared.plan[what][:15], 16))
+        for what in parts.compared(prepared.plan):
+            of = parts.WORDS.get(what, what)
+            distributed.agree(f"what to embed ({of})", int(hashing.of(prepared.plan[what])[:15], 16))
         with distributed.together():
             if first:
                 parts.begin(place, prepared.plan)
@@ -61,7 +61,7 @@ def _embed(work: Work) -> None:
     """Embed parts as long as there are any, this process its share."""
     job, model, reader = work.prepared.job, work.prepared.model, work.reader
     done: list[Encoded] = []
-    left_out: Counter[str] = Counter()
+    left_out = work.lost
     with distributed.claims(work.parts.count) as claimed, _Bar(work) as bar:
         batches = (batch for part in claimed if not work.parts.is_done(part) for batch in work.batches(part))
         workers = workers_of(job.workers)

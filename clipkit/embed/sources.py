@@ -3,6 +3,7 @@
 import os
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ CAPTIONS = ".txt"
 
 
 class InShards:
-    """The samples of shards that hold a picture, or where `texts_only`, a caption."""
+    """The samples of shards that hold a picture, and where `texts_only` a caption too."""
 
     def __init__(self, pattern: str, caption: str | None, names: Sequence[str], texts_only: bool) -> None:
         self.caption, self._names = caption or "txt", list(names)
@@ -36,10 +37,9 @@ class InShards:
         return self.source.image(number)
 
     def record(self, number: int) -> dict[str, Any]:
-        """Key, caption, place in the shard, and keys of the sample's JSON."""
+        """Key, caption, place of the picture in the shard, and keys of the sample's JSON."""
         shard, row = self.source.place(number)
         where = self.source.where(number)
-        del where["size"]  # that of the bytes as they were read
         try:
             caption = shards.caption_of(self.source, shard, row, self.caption)[0]
         except (ValueError, OSError):
@@ -89,7 +89,7 @@ class InFiles:
             caption = ""
         path = f"{self.root}/{self._inside[number]}"
         key = _key(self._inside[number], self._twice)
-        return {"image_path": path, "key": key, "caption": caption, "shard": path, "offset": 0}
+        return {"image_path": path, "key": key, "caption": caption, **_whole(path)}
 
     def fields(self) -> list[str]:
         """None: there are only files."""
@@ -130,11 +130,11 @@ class InTable:
         if self._paths:
             path = str(self._here / self.samples.paths[number])
             key = _key(self._paths[number][self._root :], self._twice)
-            found = {"image_path": path, "key": key, "caption": caption, "shard": path, "offset": 0}
+            found = {"image_path": path, "key": key, "caption": caption, **_whole(path)}
         else:
             assert isinstance(self.samples, sets.InParquet)
             key = self.samples.key(number)
-            found = {"image_path": key, "key": key, "caption": caption, "shard": None, "offset": None}
+            found = {"image_path": key, "key": key, "caption": caption}
         return {**found, **{name: field(number, name) for name in self._names}}
 
     def fields(self) -> list[str]:
@@ -196,6 +196,14 @@ def _stamp(name: str) -> list[Any]:
         return [name]
     facts = os.stat(name)
     return [os.path.abspath(name), facts.st_size, facts.st_mtime_ns]
+
+
+def _whole(path: str) -> dict[str, Any]:
+    """Where a picture lies that is a file."""
+    size = None
+    with suppress(OSError):  # it will be met on reading, if it is read
+        size = os.path.getsize(path)
+    return {"shard": path, "offset": 0, "size": size}
 
 
 def _text(value: Any) -> str:

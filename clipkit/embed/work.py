@@ -43,13 +43,13 @@ class Fetched:
 @dataclass(frozen=True)
 class Read:
     """The samples `numbers`: a record, a picture uint8 [n, 3, S, S] and token ids [n, T] of each that could be read,
-    and why others could not, by name."""
+    and (name, reason) of others."""
 
     numbers: Sequence[int]
     records: list[dict[str, Any]]
     pixels: Tensor | None
     ids: Tensor | None
-    bad: dict[str, str]
+    bad: list[tuple[str, str]]
 
     def pin_memory(self) -> "Read":
         """The same in memory that a GPU reads directly; the data loader's pinning thread calls this."""
@@ -58,14 +58,14 @@ class Read:
 
 @dataclass(frozen=True)
 class Encoded:
-    """The samples `numbers`: a record and rows float32 [n, D] of each that could be read, and why others could not. A
-    sample without a caption has a row of zeros for its text."""
+    """The samples `numbers`: a record and rows float32 [n, D] of each that could be read, and (name, reason) of others.
+    A sample without a caption has a row of zeros for its text."""
 
     numbers: Sequence[int]
     records: list[dict[str, Any]]
     image: np.ndarray | None
     text: np.ndarray | None
-    bad: dict[str, str]
+    bad: list[tuple[str, str]]
 
 
 @dataclass(frozen=True)
@@ -125,7 +125,7 @@ class Reader:
         at = {number: row for row, number in enumerate(fetched.records)}
         rows = torch.tensor([at[number] for number in good], dtype=torch.long)
         ids = None if fetched.ids is None else fetched.ids[rows]
-        bad = {self.collection.name(number): reason_of(error) for number, error in errors.items()}
+        bad = [(self.collection.name(number), reason_of(error)) for number, error in errors.items()]
         return Read(fetched.numbers, [fetched.records[number] for number in good], pixels, ids, bad)
 
 
@@ -161,9 +161,11 @@ class Prepared:
 def prepare(job: Job) -> Prepared:
     """Open the source and the model of a job.
 
-    Raises: UserError when one is not to be had, or the source has not what is asked for.
+    Raises: UserError when one is not to be had, or the source has not what is asked for; BadData when too much of it is
+    known to be lost.
     """
     found = open_collection(job.source, job.caption, job.names, job.images, job.what == "texts")
+    _refuse_bad(job, found, found.lost)
     kinds = _kinds(job, found)
     named = models.Named(job.model)
     model = named.model
@@ -225,26 +227,37 @@ class Work:
         span, size = self.parts.span(part), self.parts.plan["batch"]
         return [span[start : start + size] for start in range(0, len(span), size)]
 
+    @property
+    def lost(self) -> Counter[str]:
+        """What the source holds besides and could not be used, by reason: the first of what is left out."""
+        return Counter(self.reader.collection.lost)
+
     def refuse_bad(self, left_out: Mapping[str, int], rows: int | None = None) -> None:
         """Raises: BadData when more samples were left out than is borne of all, or no row came of them (`rows`)."""
-        bad, lost = sum(left_out.values()), sum(self.reader.collection.lost.values())
-        whole = self.parts.plan["samples"] + lost
-        if rows == 0 or (bad > self.prepared.job.max_bad * whole and (bad >= FEW or bad == whole)):
-            raise BadData(
-                f"{self.prepared.job.source}: {bad} of {whole} samples are unreadable ({told(left_out)}); see --max-bad"
-            )
+        _refuse_bad(self.prepared.job, self.reader.collection, left_out, rows)
+
+
+def _refuse_bad(job: Job, found: Collection, left_out: Mapping[str, int], rows: int | None = None) -> None:
+    bad, whole = sum(left_out.values()), len(found) + sum(found.lost.values())
+    if rows == 0 or (bad > job.max_bad * whole and (bad >= FEW or bad == whole)):
+        names = Path(job.out) / parts.PARTS
+        named = f"; the files in {names} name them" if names.is_dir() else ""
+        raise BadData(
+            f"{job.source}: {bad} of {whole} samples are unreadable ({told(left_out)}), --max-bad {job.max_bad:g} "
+            f"bears fewer{named}; mend them, or type the same again with a larger --max-bad"
+        )
 
 
 def write(work: Work, part: int, batches: Sequence[Encoded]) -> Counter[str]:
     """Write a part of the batches `work.batches(part)` in their order; gives what was left out of it, by reason."""
     records = [record for batch in batches for record in batch.records]
-    bad = {name: reason for batch in batches for name, reason in batch.bad.items()}
+    bad = [each for batch in batches for each in batch.bad]
     rows = [
         np.concatenate([getattr(batch, kind) for batch in batches]) if kind in work.reader.kinds else None
         for kind in ("image", "text")
     ]
     work.parts.write(part, rows[0], rows[1], records, bad)
-    return Counter(bad.values())
+    return Counter(reason for _, reason in bad)
 
 
 def finish(work: Work) -> dict[str, Any]:
@@ -253,11 +266,12 @@ def finish(work: Work) -> dict[str, Any]:
     Raises: BadData above `max_bad`; StorageError when a part is not there.
     """
     made = list(work.parts.records())
-    facts = work.parts.facts(made, work.reader.collection.lost)
+    facts = work.parts.facts(made, work.lost)
     work.refuse_bad(facts["left_out"], facts["rows"])
     work.parts.finish(made, facts)
     if facts["left_out"]:
-        say(f"{work.prepared.job.source}: left out {told(facts['left_out'])}; {parts.MANIFEST} names samples")
+        named = f"; {parts.MANIFEST} names them" if Counter(facts["left_out"]) != work.lost else ""
+        say(f"{work.prepared.job.source}: left out {told(facts['left_out'])}{named}")
     return facts
 
 

@@ -91,10 +91,12 @@ def cluster(
 
 def _sorted(source: Vectors, kind: str, count: int | None, seed: int) -> _Sorted:
     there = np.concatenate([start + np.flatnonzero(rows.any(1)) for start, rows in source.blocks(kind)])
+    if not len(there):
+        raise UserError(f"{source.folder}: all rows of {kind} embeddings are empty")
     count = count or max(1, min(MOST, round(len(there) ** 0.5)))
     if count > len(there):
         raise UserError(f"--clusters: at most {len(there)}, as many as there are rows, got {count}")
-    rows = near.Of(source, kind, there)
+    rows = near.Some(near.Of(source, kind), there)
     centres = spherical(rows, count, ROUNDS, seed)
     with Progress("cluster", len(rows)) as bar:
         cosine, found = nearest_centres(rows, range(len(rows)), centres, 1, bar.update)

@@ -4,9 +4,8 @@ from pathlib import Path
 from typing import Any
 
 from clipkit import distributed
-from clipkit.index import prompts, tune
+from clipkit.index import changes
 from clipkit.index.build import build
-from clipkit.vectors.stored import Stored
 
 __all__ = ["build", "remeasure"]
 
@@ -17,10 +16,9 @@ def remeasure(
     """Find the settings of an index again, for what was asked of it or for another `recall` or `k`; gives what its
     index.json says then.
 
-    Raises: UserError when it is none, or its vectors are not where they were.
+    Raises: UserError when it is none, its vectors are not where they were, or another process is changing it.
     """
     distributed.join()
-    stored = Stored(folder)
-    rows = stored.vectors
     asked = {name: value for name, value in (("recall", recall), ("k", k)) if value is not None}
-    return tune.retune(Path(folder), rows, prompts.of(rows, stored.kinds, queries), **asked)
+    with changes.alone(Path(folder)):
+        return changes.measured(Path(folder), queries, **asked)

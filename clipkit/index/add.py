@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from clipkit.errors import UserError
-from clipkit.index import changes, tune
+from clipkit.index import changes
 from clipkit.log import Progress, say
 from clipkit.vectors import Stored, engine, placing
 from clipkit.vectors.joined import KEPT, Joined, same_model, write_metadata
@@ -130,7 +130,7 @@ def _measured(work: Path, stored: Stored, place: Path, facts: dict[str, Any]) ->
         (work / ABOUT).write_text(json.dumps(facts, indent=1), encoding="utf-8")
         say(f"{place}: the recall over all rows is not measured, for which the vectors of all of them are needed")
         return facts
-    found = tune.retune(work, Stored(work).vectors)
+    found = changes.measured(work)
     for kind, about in found["kinds"].items():
         if about["recall"].get("met") is False:
             unmet = f"{place}: the recall of {kind}s that was asked for is not reached any more"

@@ -3,35 +3,48 @@
 import os
 import shutil
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
+from clipkit import distributed
 from clipkit.errors import UserError
+from clipkit.index import prompts, tune
 from clipkit.log import say
 from clipkit.vectors import Stored
 from clipkit.vectors.joined import Joined
-from clipkit.vectors.stored import HIDDEN
+from clipkit.vectors.stored import HIDDEN, about
 
 
 @contextmanager
 def alone(place: Path) -> Iterator[None]:
-    """Keep other processes from changing the index `place` while inside.
+    """Keep other processes than the ranks of this run from changing the index `place` while inside.
 
-    Raises: UserError when one is at it.
+    Raises: UserError when one is at it, or there is no index.
     """
     from filelock import FileLock, Timeout
 
-    lock = FileLock(place.with_name(f".{place.name}.lock"), timeout=0)
-    try:
-        lock.acquire()
-    except Timeout:
-        raise UserError(f"{place}: another process is changing this index; try again when it is done") from None
-    try:
+    with ExitStack() as stack:
+        with distributed.together():
+            if distributed.rank() == 0:
+                about(place)
+                real = place.resolve()
+                try:
+                    stack.enter_context(FileLock(real.with_name(f".{real.name}.lock"), timeout=0))
+                except Timeout:
+                    told = "another process is changing this index; try again when it is done"
+                    raise UserError(f"{place}: {told}") from None
         yield
-    finally:
-        lock.release()
+
+
+def measured(place: Path, queries: str | Path | None = None, **asked: Any) -> dict[str, Any]:
+    """Find the settings of an index again over all of its rows, whose vectors must be there; gives what its index.json
+    says then. `queries` and `asked`: as `tune.retune` and `prompts.of` take them."""
+    stored = Stored(place)
+    rows = stored.vectors
+    return tune.retune(place, rows, prompts.of(rows, stored.kinds, queries), **asked)
 
 
 def link(source: Path, target: Path) -> None:

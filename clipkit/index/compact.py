@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from clipkit import distributed
 from clipkit.errors import UserError
 from clipkit.index import changes
 from clipkit.index.build import build
@@ -22,6 +23,7 @@ class Codes(Rows):
         self.kinds, self.width = stored.kinds, stored.width
         self.folder, self.about = stored.folder, stored.about
         self.folders, self.kept = [], None
+        self._hidden = {kind: changes.hidden(stored, kind) for kind in self.kinds}
 
     def __len__(self) -> int:
         return len(self.wanted)
@@ -31,8 +33,7 @@ class Codes(Rows):
         at = self.wanted[numbers]
         rows = self.stored.rows(kind, at)
         rows /= np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), 1e-12)
-        hidden = changes.hidden(self.stored, kind)
-        if hidden is not None:
+        if (hidden := self._hidden[kind]) is not None:
             rows[hidden[at]] = 0
         return rows
 
@@ -47,9 +48,11 @@ def compact(place: str | Path, **changed: Any) -> dict[str, Any]:
     change; their keys do not.
 
     The rows come from the vectors folders that it was built of. Where these are gone they come from the index's own
-    codes, whose rounding then counts twice, and that is said.
+    codes, whose rounding then counts twice, and that is said. Under `accelerate launch` the ranks share the work, as in
+    `build`.
     Raises: UserError when all rows are removed, or the vectors are gone from an index that ranks by them.
     """
+    distributed.join()
     place = Path(place)
     with changes.alone(place):
         stored = Stored(place)

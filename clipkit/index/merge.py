@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from clipkit.errors import UserError
-from clipkit.index import changes, tune
+from clipkit.index import changes
 from clipkit.log import Progress, say
 from clipkit.vectors import Stored, placing
 from clipkit.vectors.joined import KEPT, chosen, metadata_name, same_model
@@ -48,11 +48,12 @@ def merge(places: Sequence[str | Path], out: str | Path) -> dict[str, Any]:
         }
         _describe(parts, work)
         (work / ABOUT).write_text(json.dumps(facts, indent=1), encoding="utf-8")
+        Stored(work)  # a part that was changed meanwhile does not fit the others
         if None in [changes.joined(part) for part in parts]:
             say(f"{out}: its recall is not measured, for which all vectors are needed; it is searched by the knobs of "
                 "the most careful of its parts")  # fmt: skip
             return facts
-        return tune.retune(work, Stored(work).vectors)
+        return changes.measured(work)
 
 
 def _folders(parts: Sequence[Stored]) -> list[dict[str, Any]]:
@@ -76,18 +77,19 @@ def _files(kind: str, parts: Sequence[Stored], work: Path) -> dict[str, Any]:
         np.save(work / HIDDEN.format(kind=kind), hidden)
     each = [part.about["kinds"][kind] for part in parts]
     knobs = _most_careful([facts["knobs"] for facts in each])
-    size = sum(facts["bytes"] for facts in each)
-    return {**each[0], "files": names, "knobs": knobs, "bytes": size, "recall": {}, "table": []}
+    told: dict[str, Any] = {
+        name: " + ".join(dict.fromkeys(facts[name] for facts in each)) for name in ("factory", "why")
+    }
+    told["bytes"] = sum(facts["bytes"] for facts in each)
+    return {**each[0], **told, "files": names, "knobs": knobs, "recall": {}, "table": []}
 
 
 def _most_careful(each: Sequence[dict[str, int]]) -> dict[str, int]:
-    """The largest of each knob; where one index probes all of its lists, all lists of each."""
+    """The largest of each knob; an index without lists has none that says how many are probed."""
     found: dict[str, int] = {}
     for knobs in each:
         for name, value in knobs.items():
             found[name] = max(value, found.get(name, value))
-    if any("nprobe" not in knobs for knobs in each):
-        found.pop("nprobe", None)
     return found
 
 

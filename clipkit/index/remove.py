@@ -19,7 +19,7 @@ LARGE = 0.2
 
 def remove(place: str | Path, named: Sequence[str]) -> dict[str, int]:
     """Mark all rows of some keys as removed; gives how many rows were `removed` now, how many are in `all`, and how
-    many keys are `unknown` or were removed `before`.
+    many keys are `unknown`.
 
     A name is a key of the index, or else a text file with one key a line. A mark is one bit: `compact` frees the room.
     Raises: UserError when a name is neither, or none of the keys is there.

@@ -226,9 +226,9 @@ def retune(folder: Path, source: Rows, prompts: np.ndarray | None = None, **aske
     for kind in stored.kinds:
         facts = measure(stored, source, kind, about["asked"]["recall"], about["asked"]["k"], prompts)
         about["kinds"][kind] = {**about["kinds"][kind], **facts}
+    del stored  # and with it its files, which are as large as what is read here
     if distributed.rank() == 0:
-        for kind in stored.kinds:
-            facts = about["kinds"][kind]
+        for facts in about["kinds"].values():
             for name in facts["files"]:
                 engine.settle_file(folder / name, Knobs(**facts["knobs"]))
         write_atomic(folder / ABOUT, json.dumps(about, indent=1))

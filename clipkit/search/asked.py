@@ -106,7 +106,8 @@ class Asked:
         row = np.asarray(given, np.float64)
         if row.shape != (self.stored.width,):
             raise UserError(f"search: a vector of {self.stored.width} numbers is needed, got {list(row.shape)}")
-        length = float(np.linalg.norm(row))
+        with np.errstate(over="ignore"):
+            length = float(np.linalg.norm(row))
         if not (math.isfinite(length) and length > 0):
             raise UserError("search: a vector of finite numbers, not all of them 0, is needed")
         return (row / length).astype(np.float32)

@@ -1,6 +1,7 @@
 """What was found."""
 
 import math
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -8,8 +9,8 @@ from typing import Any
 from clipkit import shards
 from clipkit.errors import StorageError
 
-OWN = ("id", "key", "caption", "shard", "offset", "size", "image_path")
-"""Columns of the records that are attributes of a hit, and not among its `fields`."""
+OWN, PLACE = ("id", "key", "caption", "image_path"), ("shard", "offset", "size")
+"""Columns of the records that are attributes of a hit, and no `fields`; PLACE where the records are clipkit's."""
 
 
 @dataclass(frozen=True)
@@ -29,12 +30,13 @@ class Hit:
     @classmethod
     def of(cls, score: float, record: dict[str, Any]) -> "Hit":
         """The hit of a record (`Records.get`), which may lack all but its `id` and `key`."""
-        caption, shard = (str(record.get(name) or "") for name in ("caption", "shard"))
-        offset, size = (int(record.get(name) or 0) for name in ("offset", "size"))
-        key = str(record["key"])
-        if "shard" not in record and (path := Path(key)).is_file():  # clip-retrieval's key of a file is its path
-            shard, size = str(path.resolve()), path.stat().st_size
-        fields = {name: value for name, value in record.items() if name not in OWN and value is not None}
+        key, caption = str(record["key"]), str(record.get("caption") or "")
+        if "shard" in record:
+            shard, own = str(record["shard"] or ""), (*OWN, *PLACE)
+            offset, size = (int(record.get(name) or 0) for name in ("offset", "size"))
+        else:  # clip-retrieval's, whose key of a file is its path
+            (shard, offset, size), own = _file(key), OWN
+        fields = {name: value for name, value in record.items() if name not in own and value is not None}
         return cls(record["id"], float(score), key, caption, shard, offset, size, fields)
 
     def image(self) -> bytes:
@@ -50,6 +52,15 @@ class Hit:
         """For JSON, which has no infinite numbers."""
         fields = {name: None if _is_endless(value) else value for name, value in self.fields.items()}
         return {**asdict(self), "fields": fields}
+
+
+def _file(key: str) -> tuple[str, int, int]:
+    """(path, 0, size in bytes) of the file that a key names; ("", 0, 0) where it names none."""
+    path = Path(key)
+    with suppress(OSError, ValueError):  # it may be longer than a path can be
+        if path.is_file():
+            return str(path.resolve()), 0, path.stat().st_size
+    return "", 0, 0
 
 
 def _is_endless(value: Any) -> bool:

@@ -18,6 +18,8 @@ from clipkit.vectors import Stored
 
 POOL, LEAST = 4, 64
 """Of how many times k candidates, and at least so many, different ones are chosen."""
+MOST_DIVERSE = 1000
+"""Hits that are chosen to differ; each candidate is compared with all."""
 DEEPEST = 20_000
 """Nearest rows that are looked at for k that do not look the same."""
 Found = tuple[np.ndarray, np.ndarray]
@@ -45,6 +47,8 @@ class Options:
             raise UserError(f"search: unique is a cosine above 0 and up to 1, got {self.unique}")
         if self.diverse is not None and not 0 <= self.diverse <= 1:
             raise UserError(f"search: diverse is a share from 0 to 1, got {self.diverse}")
+        if self.diverse is not None and self.k > MOST_DIVERSE:
+            raise UserError(f"search: k of at most {MOST_DIVERSE} is needed with diverse, got {self.k}")
 
 
 class Index:

@@ -10,6 +10,8 @@ from clipkit.errors import ClipkitError, reason_of
 from clipkit.page import INK, Sheet, Wrap
 from clipkit.search.hits import Hit
 
+MOST = 600
+"""Hits that are drawn: a picture of 29,000 pixels' height; matplotlib ends at 65,536."""
 ACROSS = 6
 SIDE, GAP, MARGIN, HEAD = 1.9, 0.2, 0.35, 0.85  # inches
 LINES, LINE = 3, 0.15  # of a caption, and the height of one in inches

@@ -52,7 +52,7 @@ class Gate:
         try:
             self._check(scope, headers)
             if (token := _given(scope)) is not None:
-                await self._welcome(token, scope, answer)
+                await self._welcome(token, scope, headers, answer)
                 return
             with self._place(scope, headers) as most:
                 body = await self._body(receive, most)
@@ -89,14 +89,17 @@ class Gate:
     def _is_token(self, given: str) -> bool:
         return self.token is not None and hmac.compare_digest(given.encode(), self.token.encode())
 
-    async def _welcome(self, token: str, scope: Scope, answer: "_Answer") -> None:
-        """`/?token=T` keeps the token in a cookie and leads to `/`, so that no address holds it any longer."""
-        if self.token is None:
-            raise Refused(400, "this server asks for no token")
-        if not self._is_token(token):
+    async def _welcome(self, token: str, scope: Scope, headers: Headers, answer: "_Answer") -> None:
+        """`/?token=T` keeps the token in a cookie and leads to `/`, so that no address holds it any longer. A person
+        with an old address is led there too: the page asks for the token."""
+        more = {"location": "./"}
+        if self._is_token(token):
+            more["set-cookie"] = f"{_cookie(scope)}={token}; Path=/; HttpOnly; SameSite=Strict; Max-Age=31536000"
+        elif "text/html" not in headers.get("accept", ""):
+            if self.token is None:
+                raise Refused(400, "this server asks for no token")
             raise Refused(401, "another token is needed: open the address that `clipkit serve` has printed")
-        cookie = f"{_cookie(scope)}={token}; Path=/; HttpOnly; SameSite=Strict; Max-Age=31536000"
-        await _send(answer, 303, b"", {"location": "./", "set-cookie": cookie})
+        await _send(answer, 303, b"", more)
 
     @contextmanager
     def _place(self, scope: Scope, headers: Headers) -> Iterator[int]:

@@ -5,15 +5,17 @@ import io
 import time
 from collections.abc import Callable, Hashable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any, ParamSpec, TypeVar
 
 import numpy as np
+import torch
 from PIL import Image
+from torch import Tensor
 
-from clipkit import classifier, images
+from clipkit import classifier, images, models
 from clipkit.errors import UserError
 from clipkit.search import Hit, Index, Options, Part, Query
 from clipkit.serve.batching import Batcher
@@ -31,8 +33,10 @@ LONGEST_EXAMPLE = 60  # letters
 
 Answer = tuple[list[Hit], dict[str, float]]
 """The hits of a query, and the milliseconds that each stage of its batch has taken."""
-Labelled = tuple[bytes, tuple[str, ...], tuple[str, ...]]
-"""A picture, the labels it is to be told apart by, and their templates."""
+Asked = tuple[Query, Options, list[Tensor]]
+"""A query, how it is answered, and its pictures in their order as the model takes them, uint8 [3, S, S]."""
+Labelled = tuple[Tensor, tuple[str, ...], tuple[str, ...]]
+"""A picture as the model takes it, the labels it is to be told apart by, and their templates."""
 
 
 @dataclass(frozen=True)
@@ -46,14 +50,16 @@ class Found:
 
 class Service:
     """An opened index behind a queue. One thread works for the model and the index, which use all cores themselves;
-    others read pictures and look at conditions, so that nobody waits for what somebody else has asked of a disk."""
+    others read and decode pictures and look at conditions, so that nobody waits for what somebody else has asked."""
 
     def __init__(self, index: Index, limits: Limits = Limits(), name: str = "index") -> None:  # noqa: B008 (frozen)
         self.index, self.limits, self.name = index, limits, name
-        self._model, self._readers, self._conditions, self._far = (
+        self._pools = self._model, self._readers, self._far, self._sent, self._conditions = tuple(
             ThreadPoolExecutor(count, f"clipkit {what}")
-            for what, count in (("model", 1), ("pictures", 4), ("conditions", 2), ("remote pictures", 2))
-        )
+            for what, count in (
+                ("model", 1), ("pictures", 4), ("remote pictures", 2), ("pictures sent", 2), ("conditions", 2),
+            )
+        )  # fmt: skip
         self._searches = Batcher(self._search, self._model, waiting=limits.waiting)
         self._labelled = Batcher(self._classify, self._model, most=8, waiting=limits.waiting)
         self._words = lru_cache(LABELS_KEPT)(lambda labels, said: classifier.words_of(index.model, labels, said))
@@ -68,11 +74,10 @@ class Service:
 
     def close(self, wait_s: float = 10.0) -> bool:
         """End the threads; False when one still works after `wait_s`. What has not begun is left."""
-        pools = (self._model, self._readers, self._conditions, self._far)
-        for pool in pools:
+        for pool in self._pools:
             pool.shutdown(wait=False, cancel_futures=True)
         ends = time.monotonic() + wait_s
-        threads = [thread for pool in pools for thread in pool._threads]
+        threads = [thread for pool in self._pools for thread in pool._threads]
         for thread in threads:
             thread.join(max(0.0, ends - time.monotonic()))
         return not any(thread.is_alive() for thread in threads)
@@ -82,9 +87,9 @@ class Service:
 
         Raises: UserError when the model is not to be had, or is another one.
         """
-        words, grey = Query((Part("text", "a picture"),)), _grey()
+        words, grey = Query((Part("text", "a picture"),)), self._view(_grey())
         for answer in [
-            *self._search([(words, Options(kind=kind)) for kind in self.index.stored.kinds]),
+            *self._search([(words, Options(kind=kind), []) for kind in self.index.stored.kinds]),
             *self._classify([(grey, ("one", "another"), classifier.TEMPLATES)]),
         ]:
             if isinstance(answer, Exception):
@@ -95,12 +100,9 @@ class Service:
 
         Raises: UserError when the query is none; Full when too many wait.
         """
-        for part in query.parts:
-            if part.kind == "image":
-                assert isinstance(part.value, bytes), "no file of this machine is opened for a query"
-                await self._on(self._readers, _check, part.value)
+        views = [await self._on(self._sent, self._view, part.value) for part in query.parts if part.kind == "image"]
         left = await self._on(self._conditions, self.index.rows_left, options.where)
-        hits, ms = await self._searches.ask((query, options))
+        hits, ms = await self._searches.ask((query, options, views))
         return Found(hits, left, ms)
 
     async def classify(self, data: bytes, labels: Sequence[str], templates: Sequence[str]) -> dict[str, float]:
@@ -108,22 +110,23 @@ class Service:
 
         Raises: UserError when the picture or a template is none; Full when too many wait.
         """
-        await self._on(self._readers, _check, data)
-        return await self._labelled.ask((data, tuple(dict.fromkeys(labels)), tuple(dict.fromkeys(templates))))
+        view = await self._on(self._sent, self._view, data)
+        return await self._labelled.ask((view, tuple(dict.fromkeys(labels)), tuple(dict.fromkeys(templates))))
 
     async def hit(self, number: int) -> Hit:
         """The row with a number, with the score 1.
 
         Raises: Missing when there is none.
         """
-        removed = self.index.stored.removed
-        if not 0 <= number < len(self.index) or (removed is not None and removed[number]):
-            raise Missing(f"there is no {number} in this index")
-        return Hit.of(1.0, (await self._on(self._readers, self.index.stored.records.get, [number]))[0])
+        return (await self.hits([number]))[0]
 
     async def hits(self, numbers: Sequence[int]) -> list[Hit]:
         """The rows with these numbers, as `hit`."""
-        return [await self.hit(number) for number in numbers]
+        removed = self.index.stored.removed
+        for number in numbers:
+            if not 0 <= number < len(self.index) or (removed is not None and removed[number]):
+                raise Missing(f"there is no {number} in this index")
+        return await self._on(self._readers, self._recorded, numbers)
 
     async def place(self, number: int) -> Place:
         """Where the picture of a row lies.
@@ -173,13 +176,27 @@ class Service:
     async def _on(self, pool: ThreadPoolExecutor, work: Callable[P, T], *args: P.args, **more: P.kwargs) -> T:
         return await asyncio.get_running_loop().run_in_executor(pool, partial(work, *args, **more))
 
-    def _search(self, asked: Sequence[tuple[Query, Options]]) -> list[Answer | Exception]:
+    def _recorded(self, numbers: Sequence[int]) -> list[Hit]:
+        return [Hit.of(1.0, record) for record in self.index.stored.records.get(numbers)]
+
+    def _view(self, data: object) -> Tensor:
+        """A picture as the model takes it, uint8 [3, S, S]: made before it goes to where all others wait behind it.
+
+        Raises: UserError when it is none.
+        """
+        assert isinstance(data, bytes), "no file of this machine is opened for a query"
+        try:
+            return images.eval_view(data, self.index.model.shape).contiguous()
+        except ValueError as error:
+            raise UserError(f"image: {error}; {classifier.READABLE}") from None
+
+    def _search(self, asked: Sequence[Asked]) -> list[Answer | Exception]:
         """Queries for rows of one kind are embedded together, and those with the same options searched together."""
         self.metrics.batches.observe(len(asked))
-        queries, options = [query for query, _ in asked], [each for _, each in asked]
+        queries, options = [query for query, _, _ in asked], [each for _, each, _ in asked]
         answers: list[Any] = [None] * len(asked)
         for kind, places in _alike(each.kind for each in options).items():
-            embed_ms, rows = self._timed("embed", self._embed, [queries[i] for i in places], kind)
+            embed_ms, rows = self._timed("embed", self._embed, [asked[i] for i in places], kind)
             for i, row in zip(places, rows, strict=True):
                 answers[i] = row
             good = [i for i in places if not isinstance(answers[i], Exception)]
@@ -190,11 +207,17 @@ class Service:
                     answers[i] = answer
         return answers
 
-    def _embed(self, queries: list[Query], kind: str) -> Sequence[np.ndarray | Exception]:
+    def _embed(self, asked: list[Asked], kind: str) -> Sequence[np.ndarray | Exception]:
+        views = [view for *_, some in asked for view in some]
+        rows = iter(models.embed_views(self.index.model, torch.stack(views)).numpy() if views else ())
+        queries = [
+            Query(tuple(replace(p, kind="vector", value=next(rows)) if p.kind == "image" else p for p in query.parts))
+            for query, *_ in asked
+        ]
         try:
             return self.index.embed_each(queries, kind)
         except UserError as error:
-            return [error] * len(queries)
+            return [error] * len(asked)
 
     def _found(
         self, queries: list[Query], rows: np.ndarray, options: Options, embed_ms: float
@@ -209,12 +232,15 @@ class Service:
 
     def _classify(self, asked: Sequence[Labelled]) -> list[dict[str, float] | Exception]:
         """{label: probability} of each, best first."""
+        return self._timed("classify", self._shares, asked)[1]
+
+    def _shares(self, asked: Sequence[Labelled]) -> list[dict[str, float] | Exception]:
+        rows = models.embed_views(self.index.model, torch.stack([view for view, *_ in asked]))
         answers: list[dict[str, float] | Exception] = []
-        for data, labels, templates in asked:
+        for row, (_, labels, templates) in zip(rows, asked, strict=True):
             try:
-                words = self._words(labels, templates)
-                _, shares = self._timed("classify", classifier.classify_bytes, self.index.model, data, labels, words)
-                answers.append(shares)
+                shares = classifier.probabilities(self.index.model, row[None], self._words(labels, templates))
+                answers.append(classifier.best(labels, shares[0]))
             except UserError as error:
                 answers.append(error)
         return answers
@@ -234,17 +260,6 @@ def _alike(names: Iterable[Key]) -> dict[Key, list[int]]:
     for place, name in enumerate(names):
         found.setdefault(name, []).append(place)
     return found
-
-
-def _check(data: bytes) -> None:
-    """Look at a picture's header before it goes to where all others wait behind it.
-
-    Raises: UserError.
-    """
-    try:
-        images.size_of(data)
-    except ValueError as error:
-        raise UserError(f"image: {error}; JPEG, PNG, WebP, GIF and BMP pictures can be read") from None
 
 
 def _grey() -> bytes:

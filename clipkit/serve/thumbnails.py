@@ -3,6 +3,7 @@
 import io
 from collections import OrderedDict
 from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from threading import Lock
@@ -41,19 +42,15 @@ class Place:
 
     @classmethod
     def of(cls, hit: Hit) -> "Place":
-        """Of a hit; clip-retrieval's records name the file alone.
+        """Of a hit.
 
         Raises: Missing when it is no regular file any more, or too large.
         """
-        file, offset, size = hit.shard or hit.key, hit.offset, hit.size
-        if not remote.is_remote(file):
-            path = Path(file)
-            if "\0" in file or not path.is_file():  # so that no device and no pipe is opened either
-                raise Missing("the file of this picture is not there any more")
-            size = size if hit.shard else path.stat().st_size
-        if not 0 < size <= MOST:
-            raise Missing(f"the record says {size} bytes; pictures of up to {MOST // 10**6} MB are shown")
-        return cls(file, offset, size)
+        if not remote.is_remote(hit.shard) and not _is_file(hit.shard):  # so that no device and no pipe is opened
+            raise Missing("the file of this picture is not there any more")
+        if not 0 < hit.size <= MOST:
+            raise Missing(f"the record says {hit.size} bytes; pictures of up to {MOST // 10**6} MB are shown")
+        return cls(hit.shard, hit.offset, hit.size)
 
     def read(self, start: int = 0, most: int = MOST) -> bytes:
         """Up to `most` of the bytes from `start` on.
@@ -102,6 +99,12 @@ class Thumbnails:
             self._held[name] = data
             while self._size > self._most:
                 self._size -= len(self._held.popitem(last=False)[1])
+
+
+def _is_file(name: str) -> bool:
+    with suppress(OSError, ValueError):  # it may be longer than a path can be
+        return Path(name).is_file()
+    return False
 
 
 def side_of(asked: int) -> int:

@@ -68,13 +68,22 @@ def _top(folder: Path, split: str) -> Path:
 
 
 def pictures_below(top: Path) -> list[Path]:
-    """All pictures below a folder; links to folders are followed, hidden files and folders left out."""
+    """All pictures below a folder; links to folders are followed, but for those to a folder that they lie in; hidden
+    files and folders are left out."""
     found = []
     for place, folders, files in os.walk(top, followlinks=True):
-        folders[:] = [name for name in folders if not name.startswith(".")]
+        folders[:] = [name for name in folders if not name.startswith(".") and not _leads_back(Path(place, name), top)]
         suffixed = (name for name in files if name.lower().rpartition(".")[2] in IMAGE_SUFFIXES)
         found += [Path(place, name) for name in suffixed if not name.startswith(".")]
     return sorted(found)
+
+
+def _leads_back(folder: Path, top: Path) -> bool:
+    """Is this a link to a folder that it lies in, or was reached by?"""
+    if not folder.is_symlink():
+        return False
+    to, by = folder.resolve(), (above for above in folder.parents if above.is_relative_to(top))
+    return any(above.resolve().is_relative_to(to) for above in by)
 
 
 def _names(folder: Path, top: Path, classes: list[str]) -> tuple[tuple[str, ...] | None, str]:

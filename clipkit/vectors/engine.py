@@ -36,10 +36,10 @@ class Knobs:
         """For JSON, without what is None."""
         return {name: value for name, value in asdict(self).items() if value is not None}
 
-    def ranked(self, k: int) -> int:
-        """How many rows are ranked again for k answers: as the square root of k, because the answers beyond the first
-        lie closer together, and at least four times as many as are wanted."""
-        return ceil(max((self.candidates or 0) * max(k / self.k, 1) ** 0.5, 4 * k))
+    def ranked(self, k: int, share: float = 1.0) -> int:
+        """How many rows are ranked again for k answers among a share of all: as the square root of k and of 1 / share,
+        because answers beyond the first lie closer together, and at least four times as many as are wanted."""
+        return ceil(max((self.candidates or 0) * (max(k / self.k, 1) / share) ** 0.5, 4 * k))
 
 
 class Engine:
@@ -81,8 +81,8 @@ class Engine:
 
         The fewer may be found, the more lists are probed and the more neighbours kept: what is left may lie anywhere.
         """
-        share = 1.0 if allowed is None else max(float(np.mean(allowed)), 1e-9)
-        params = self._parameters(k, knobs or self.knobs, _chosen(allowed), share)
+        count = len(self) if allowed is None else max(int(np.count_nonzero(allowed)), 1)
+        params = self._parameters(k, knobs or self.knobs, _chosen(allowed), count)
         return self._asked(self.index, queries, k, params)
 
     def finest(self, queries: np.ndarray, k: int, allowed: np.ndarray) -> Found:
@@ -119,9 +119,8 @@ class Engine:
             return self._fine
         return faiss.downcast_index(self._inner.storage) if self.graph else self._base
 
-    def _parameters(self, k: int, knobs: Knobs, chosen: dict[str, Any], share: float) -> Any:
-        faiss = _faiss()
-
+    def _parameters(self, k: int, knobs: Knobs, chosen: dict[str, Any], count: int) -> Any:
+        faiss, share = _faiss(), count / len(self)
         base: Any = None
         if self.lists is not None:
             nprobe = min(ceil((knobs.nprobe or self.lists) / share), self.lists)
@@ -134,7 +133,8 @@ class Engine:
             base = faiss.SearchParametersPreTransform(index_params=base)
         if self._fine is None:
             return base
-        return faiss.IndexRefineSearchParameters(k_factor=knobs.ranked(k) / k, base_index_params=base)
+        ranked = max(min(knobs.ranked(k, share), count), k)
+        return faiss.IndexRefineSearchParameters(k_factor=ranked / k, base_index_params=base)
 
 
 def _faiss() -> Any:

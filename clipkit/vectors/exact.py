@@ -44,8 +44,8 @@ def best(scores: np.ndarray, numbers: np.ndarray, k: int) -> tuple[np.ndarray, n
 
 def recall(found: np.ndarray, truth: np.ndarray) -> np.ndarray:
     """The share of each query's true nearest [Q, k] that was `found` [Q, any], float64 [Q]; -1 is nothing."""
-    hits = (truth[:, :, None] == found[:, None, :]).any(2) & (truth >= 0)
-    return hits.sum(1) / np.maximum((truth >= 0).sum(1), 1)
+    hits = [np.isin(true[true >= 0], row).sum() for true, row in zip(truth, found, strict=True)]
+    return np.array(hits, float) / np.maximum((truth >= 0).sum(1), 1)
 
 
 def _nothing(rows: np.ndarray) -> np.ndarray:

@@ -8,7 +8,9 @@ VECTORS/vectors.json: model, source and counts, written last; clip-retrieval wri
 
 import json
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from functools import cached_property
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -29,8 +31,8 @@ MADE_BY = "`clipkit embed MODEL SOURCE --out VECTORS` makes one"
 
 
 class Vectors:
-    """A vectors folder, opened: rows by number, mapped and not loaded. `about` is its vectors.json, empty for a folder
-    that clip-retrieval has made; `kinds` are those of `image` and `text` that it holds.
+    """A vectors folder, opened: rows by number, read when they are asked for. `about` is its vectors.json, empty for a
+    folder that clip-retrieval has made; `kinds` are those of `image` and `text` that it holds.
 
     Raises: UserError when it is none, is not finished, or its files disagree; StorageError when one is damaged.
     """
@@ -42,21 +44,23 @@ class Vectors:
         self.kinds = tuple(kind for kind, files in self._files.items() if files)
         if not self.kinds:
             raise UserError(f"{folder}: neither img_emb/ nor text_emb/ holds a .npy; {MADE_BY}")
-        self._parts = {kind: [_mapped(path) for path in self._files[kind]] for kind in self.kinds}
+        self._parts = {kind: [_part(path) for path in self._files[kind]] for kind in self.kinds}
         self._check()
 
     def _check(self) -> None:
-        lengths = {kind: [len(part) for part in parts] for kind, parts in self._parts.items()}
         first = self._parts[self.kinds[0]][0]
-        for kind, parts in self._parts.items():
-            for path, part in zip(self._files[kind], parts, strict=True):
-                wanted = part.ndim == 2 and part.dtype in (np.float16, np.float32) and part.flags.c_contiguous
-                if not wanted or part.shape[1] != first.shape[1]:
-                    order = "" if part.flags.c_contiguous else ", column by column"
-                    raise UserError(
-                        f"{path}: float16 or float32 [n, {first.shape[-1]}] row by row is needed, "
-                        f"got {part.dtype} {list(part.shape)}{order}"
-                    )
+        for part in (part for parts in self._parts.values() for part in parts):
+            wanted = len(part.shape) == 2 and part.dtype in (np.float16, np.float32) and part.by_rows
+            if not wanted or part.shape[1] != first.shape[1]:
+                order = "" if part.by_rows else ", column by column"
+                raise UserError(
+                    f"{part.path}: float16 or float32 [n, {first.shape[-1]}] row by row is needed, "
+                    f"got {part.dtype} {list(part.shape)}{order}"
+                )
+        numbers = [set(map(_number, self._files[kind])) for kind in self.kinds]
+        if lacking := set.union(*numbers) - set.intersection(*numbers):
+            raise UserError(f"{self.folder}: img_emb/ or text_emb/ lacks the part {min(lacking)}; embed again")
+        lengths = {kind: [len(part) for part in parts] for kind, parts in self._parts.items()}
         if len({tuple(each) for each in lengths.values()}) > 1:
             raise UserError(f"{self.folder}: the parts of img_emb/ and text_emb/ have other numbers of rows: {lengths}")
         said = self.about.get("rows")
@@ -170,7 +174,11 @@ def _about(folder: Path) -> dict[str, Any]:
 def _numbered(folder: Path, suffix: str) -> list[Path]:
     """The files NAME_NUMBER.suffix of a folder by their number."""
     files = [path for path in folder.glob(f"*_*{suffix}") if path.stem.rpartition("_")[2].isdecimal()]
-    return sorted(files, key=lambda path: int(path.stem.rpartition("_")[2]))
+    return sorted(files, key=_number)
+
+
+def _number(path: Path) -> int:
+    return int(path.stem.rpartition("_")[2])
 
 
 def _run(numbers: np.ndarray) -> slice | np.ndarray:
@@ -179,20 +187,47 @@ def _run(numbers: np.ndarray) -> slice | np.ndarray:
     return slice(int(numbers[0]), int(numbers[-1]) + 1) if whole else numbers
 
 
-def _read(part: Any, numbers: np.ndarray) -> np.ndarray:
-    """Rows of a mapped array; consecutive ones from its file, since mapped pages would count as memory of ours."""
-    run = _run(numbers)
-    if not isinstance(run, slice):
-        return np.asarray(part[run])
-    rows, width = len(numbers), part.shape[1]
-    offset = part.offset + run.start * width * part.itemsize
-    found = np.fromfile(part.filename, part.dtype, rows * width, offset=offset)
-    if len(found) < rows * width:
-        raise StorageError(f"{part.filename}: cut short; embed again")
-    return found.reshape(rows, width)
+@dataclass(frozen=True)
+class _Part:
+    """What the header of a .npy says: type, shape, where the numbers begin, and whether row follows row."""
+
+    path: Path
+    dtype: np.dtype
+    shape: tuple[int, ...]
+    offset: int
+    by_rows: bool
+
+    def __len__(self) -> int:
+        return self.shape[0]
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of its rows."""
+        return len(self) * self.shape[1] * self.dtype.itemsize
 
 
-def _mapped(path: Path) -> np.ndarray:
+def _part(path: Path) -> _Part:
+    array = _load(path)
+    return _Part(path, array.dtype, array.shape, array.offset, array.flags.c_contiguous)
+
+
+def _read(part: _Part, numbers: np.ndarray) -> np.ndarray:
+    """Rows of a file, read and not mapped: mapped pages would count as memory of ours."""
+    out = np.empty((len(numbers), part.shape[1]), part.dtype)
+    size = part.shape[1] * part.dtype.itemsize
+    runs = np.flatnonzero(np.diff(numbers, prepend=-2) != 1).tolist()  # of consecutive rows
+    try:
+        with open(part.path, "rb", buffering=0) as file:
+            for first, end in pairwise([*runs, len(numbers)]):
+                file.seek(part.offset + int(numbers[first]) * size)
+                if file.readinto(memoryview(out[first:end]).cast("B")) != (end - first) * size:  # type: ignore[arg-type]
+                    raise StorageError(f"{part.path}: cut short; embed again")
+    except FileNotFoundError:
+        raise StorageError(f"{part.path}: is gone; embed again") from None
+    return out
+
+
+def _load(path: Path) -> Any:
     try:
         return np.load(path, mmap_mode="r", allow_pickle=False)
     except (ValueError, EOFError, OSError) as error:

@@ -100,7 +100,10 @@ class Joined(Rows):
         out = np.empty((len(numbers), self.width), np.float32)
         for i in np.unique(which).tolist():
             here, part = which == i, self.parts[i]
-            out[here] = part.take(kind, numbers[here] - (int(self._ends[i]) - len(part)))
+            rows = part.take(kind, numbers[here] - (int(self._ends[i]) - len(part)))
+            if len(rows) == len(out):  # as most blocks are: copied no second time
+                return rows
+            out[here] = rows
         return out
 
     def tables(self, columns: Sequence[str] | None = None) -> Iterator[Any]:

@@ -1,9 +1,11 @@
 """Rows that point the same way: groups of them, and those that are near to a row of another set.
 
-Up to EXACT rows all pairs are compared, tile by tile as matrix products: half of them, since the cosine is symmetric,
-and in the same memory however many are near. Beyond that a row is compared with those of the `Lists` near to it.
+Of rows that are equal one is compared. Up to EXACT of these all pairs are, tile by tile as matrix products: half of
+them, since the cosine is symmetric, and in the same memory however many are near. Beyond that a row is compared with
+those of the `Lists` near to it.
 """
 
+import hashlib
 from collections.abc import Callable, Iterator
 
 import numpy as np
@@ -17,37 +19,56 @@ EXACT_ON_GPU = 2_000_000
 
 
 class Of:
-    """The rows of one kind of a vectors folder, or those of them with these `numbers`, read as an array is: by a slice
-    or by places."""
+    """The rows of one kind of a vectors folder, read as an array is: by a slice or by numbers."""
 
-    def __init__(self, source: Vectors, kind: str, numbers: np.ndarray | None = None) -> None:
+    def __init__(self, source: Vectors, kind: str) -> None:
         self.source, self.kind = source, kind
-        self.numbers = np.arange(len(source)) if numbers is None else numbers
+
+    def __len__(self) -> int:
+        return len(self.source)
+
+    def __getitem__(self, which: slice | np.ndarray) -> np.ndarray:
+        numbers = np.arange(*which.indices(len(self))) if isinstance(which, slice) else which
+        return self.source.take(self.kind, numbers)
+
+
+class Some:
+    """The rows of an array with these numbers, read as an array is."""
+
+    def __init__(self, rows: Array, numbers: np.ndarray) -> None:
+        self.rows, self.numbers = rows, numbers
 
     def __len__(self) -> int:
         return len(self.numbers)
 
     def __getitem__(self, which: slice | np.ndarray) -> np.ndarray:
-        return self.source.take(self.kind, self.numbers[which])
+        return self.rows[self.numbers[which]]
 
 
 def groups(rows: Array, threshold: float, show: Show = lambda done: None) -> tuple[np.ndarray, str]:
     """(the first row of the group of each row, int64 [n]; how they were found). Two rows [n, D] with a cosine of at
     least `threshold` are in one group, and so are those that a chain of such pairs connects."""
-    first = np.arange(len(rows))
-    if len(rows) <= _exact():
-        pairs, how = _all_pairs(rows, threshold, show), "all pairs"
+    first, own = _equal(rows)
+    some = rows if len(own) == len(rows) else Some(rows, own)
+
+    def shown(done: int) -> None:
+        show(len(rows) - len(own) + done)
+
+    if len(some) <= _exact():
+        pairs, how = _all_pairs(some, threshold, shown), "all pairs"
     else:
-        lists = Lists(rows, threshold, both=True)
-        pairs, how = lists.pairs(rows, show, own=True), lists.how
+        lists = Lists(some, threshold, both=True)
+        pairs, how = lists.pairs(some, shown, own=True), lists.how
     for one, two in pairs:
-        connect(first, one, two)
+        connect(first, own[one], own[two])
     return _roots(first, first), how
 
 
 def near_to(others: Array, threshold: float) -> tuple[Callable[[np.ndarray], np.ndarray], str]:
     """(a function of rows [n, D] that says which have a cosine of at least `threshold` with one of `others` [m, D],
     bool [n]; how it finds them)."""
+    if len(others) > _exact():
+        others = Some(others, _equal(others)[1])
     if len(others) > _exact():
         lists = Lists(others, threshold, both=False)
 
@@ -113,6 +134,19 @@ def _roots(first: np.ndarray, rows: np.ndarray) -> np.ndarray:
         if np.array_equal(up, rows):
             return up
         rows = up
+
+
+def _equal(rows: Array) -> tuple[np.ndarray, np.ndarray]:
+    """(the first row of the same bytes of each row, int64 [n]; which rows, ascending, are left to compare: one of each,
+    and none of zeros, which are near to nothing). All pairs of 100,000 blank pictures are too many."""
+    digests, there = np.empty(len(rows), "S16"), np.empty(len(rows), bool)
+    for start in range(0, len(rows), TILE):
+        block = np.ascontiguousarray(rows[start : start + TILE])
+        digests[start : start + TILE] = [hashlib.blake2b(row, digest_size=16).digest() for row in block]
+        there[start : start + TILE] = block.any(1)
+    _, found, place = np.unique(digests, return_index=True, return_inverse=True)
+    first = np.where(there, found[place], np.arange(len(rows)))
+    return first, np.flatnonzero(there & (first == np.arange(len(rows))))
 
 
 def _exact() -> int:

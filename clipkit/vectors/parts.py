@@ -69,12 +69,12 @@ class Parts:
 
     def write(
         self, number: int, image: np.ndarray | None, text: np.ndarray | None, records: Sequence[Mapping[str, Any]],
-        left_out: Mapping[str, str],
+        left_out: Sequence[tuple[str, str]],
     ) -> None:  # fmt: skip
-        """Write a part: rows [n, D] of the plan's kinds (zeros where there is nothing), a record of each row, and what
-        was left out as {name: reason}. A part without rows has no files.
+        """Write a part: rows [n, D] of the plan's kinds (zeros where there is nothing), a record of each row, and
+        (name, reason) of what was left out. A part without rows has no files.
 
-        Raises: OSError when the disk refuses.
+        Raises: StorageError when the disk refuses.
         """
         rows = {"image": image, "text": text}
         given = {kind for kind, each in rows.items() if each is not None}
@@ -93,7 +93,8 @@ class Parts:
             )
             _write(self.folder / path, data)
             files[path] = {"bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()}
-        told = {"part": number, "rows": len(records), "left_out": dict(left_out), "files": files}
+        captions = sum(bool(record.get("caption")) for record in records)
+        told = {"part": number, "rows": len(records), "captions": captions, "left_out": left_out, "files": files}
         for folder in {Path(path).parent for path in paths.values()}:
             _sync(self.folder / folder)
         _write(self.folder / PARTS / self._name(number, ".json"), _json(told))
@@ -104,8 +105,8 @@ class Parts:
         its samples and could not be used, `lost`."""
         left_out = Counter(lost)
         for each in made:
-            left_out.update(each["left_out"].values())
-        counts = {"rows": sum(each["rows"] for each in made), "parts": self.count}
+            left_out.update(reason for _, reason in each["left_out"])
+        counts = {name: sum(each[name] for each in made) for name in ("rows", "captions")} | {"parts": self.count}
         return {**self.plan, **counts, "left_out": dict(sorted((+left_out).items()))}
 
     def finish(self, made: Sequence[Mapping[str, Any]], facts: Mapping[str, Any]) -> None:
@@ -118,7 +119,8 @@ class Parts:
         _sync(self.folder)
 
     def records(self) -> Iterator[dict[str, Any]]:
-        """What is kept of each part, in order: rows, left_out {name: reason}, files {path: bytes and sha256}.
+        """What is kept of each part, in order: rows, how many of them have captions, left_out [name, reason] and files
+        {path: bytes and sha256}.
 
         Raises: StorageError when one is not there, or damaged.
         """
@@ -231,14 +233,19 @@ def refuse_finished(folder: Path) -> None:
         raise UserError(f"{folder}: already exists and is left as it is; remove it, or give another --out")
 
 
+def compared(plan: Mapping[str, Any]) -> list[str]:
+    """The names of what the files depend on."""
+    return [name for name in plan if name not in NOT_COMPARED]
+
+
 def _differing(there: Mapping[str, Any], plan: Mapping[str, Any]) -> list[str]:
     """What of a plan is not as it was, a line each."""
     lines = []
-    for name in dict.fromkeys([*there, *plan]):
+    for name in compared({**there, **plan}):
         one, other = there.get(name), plan.get(name)
         if name in WORDS and one != other:
             lines.append(f"{WORDS[name]}: {_of(there, name)} there, {_of(plan, name)} now")
-        elif name not in NOT_COMPARED and one != other:
+        elif one != other:
             lines.append(f"{name}: {_told(one)} there, {_told(other)} now")
     return lines
 
@@ -284,7 +291,10 @@ def _array(rows: np.ndarray | None, plan: Mapping[str, Any]) -> bytes:
 
 
 def _write(path: Path, data: bytes) -> None:
-    """A file that is whole or not there; the name is on disk after `_sync` of its folder."""
+    """A file that is whole or not there; the name is on disk after `_sync` of its folder.
+
+    Raises: StorageError when the disk refuses, which all ranks hear of.
+    """
     temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
     try:
         with temporary.open("wb") as file:
@@ -292,8 +302,11 @@ def _write(path: Path, data: bytes) -> None:
             file.flush()
             os.fsync(file.fileno())
         temporary.replace(path)
+    except OSError as error:
+        raise StorageError(f"{path}: cannot be written ({error.strerror or error})") from error
     finally:
-        temporary.unlink(missing_ok=True)
+        with suppress(OSError):
+            temporary.unlink(missing_ok=True)
 
 
 def _sync(folder: Path) -> None:

@@ -5,8 +5,9 @@ import errno
 import os
 import shutil
 import socket
+import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import psutil
@@ -15,6 +16,8 @@ from clipkit.errors import UserError
 
 CWD, EXCHANGE = -100, 2
 """AT_FDCWD and RENAME_EXCHANGE of Linux."""
+PAUSE_S = 0.5
+"""How long a folder that is being replaced may be missing before its writer counts as killed."""
 
 
 @contextmanager
@@ -26,6 +29,7 @@ def beside(place: Path, replace: bool = False) -> Iterator[Path]:
     Raises: UserError when something else is there, or with `replace` nothing.
     """
     refuse(place, replace)
+    named, place = place, place.resolve()  # a link stays one, and what it leads to is replaced
     place.parent.mkdir(parents=True, exist_ok=True)
     _sweep(place)
     work = place.with_name(f".{place.name}.{socket.gethostname()}-{os.getpid()}.tmp")
@@ -33,7 +37,7 @@ def beside(place: Path, replace: bool = False) -> Iterator[Path]:
     try:
         yield work
         sync(work)
-        refuse(place, replace)  # it may have come or gone meanwhile
+        refuse(named, replace)  # it may have come or gone meanwhile
         if replace:
             _swap(work, place)
         else:
@@ -46,8 +50,11 @@ def beside(place: Path, replace: bool = False) -> Iterator[Path]:
 
 
 def refuse(place: Path, replace: bool = False) -> None:
-    """Raises: UserError when a folder may not be written at `place`: something is there, or with `replace` nothing."""
+    """Raises: UserError when a folder may not be written at `place`: something is there, or with `replace` nothing, or
+    it is the working folder, which would be gone afterwards."""
     recover(place)
+    if place.resolve() == Path.cwd():
+        raise UserError(f"{place}: is the folder you are in, and cannot be replaced; type it from another folder")
     if replace and not place.is_dir():
         raise UserError(f"{place}: no such folder, there is nothing to replace")
     if not replace and place.exists() and (place.is_file() or any(place.iterdir())):
@@ -56,8 +63,12 @@ def refuse(place: Path, replace: bool = False) -> None:
 
 def recover(place: Path) -> None:
     """Bring the old folder back where `_swap` was killed between its two renames."""
-    if (old := _old(place)).is_dir() and not place.exists():
-        old.rename(place)
+    place = place.resolve()
+    if not place.exists() and _old(place).is_dir():
+        time.sleep(PAUSE_S)  # a writer that is alive is done with its second rename then
+        if not place.exists():
+            with suppress(FileNotFoundError):  # another reader was faster
+                _old(place).rename(place)
 
 
 def sync(folder: Path) -> None:

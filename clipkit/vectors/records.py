@@ -8,6 +8,7 @@ import re
 import sqlite3
 import threading
 import time
+import weakref
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -40,8 +41,8 @@ TOKEN = re.compile(
 class Records:
     """The metadata of an index; any number of threads may read. `columns` are {name: INTEGER, REAL or TEXT}.
 
-    The file is opened here, once to look up and once for conditions: another may take its place meanwhile, and who
-    looks up does not wait for a condition.
+    The file is opened here, to look up and for conditions: another may take its place meanwhile, and who looks up does
+    not wait for a condition. It is closed when the records are gone.
     Raises: StorageError when the file is missing or damaged.
     """
 
@@ -50,7 +51,7 @@ class Records:
         if not path.is_file():
             raise StorageError(f"{path}: missing; build the index again")
         with self._told():
-            self._reading, self._judging = _opened(path), _opened(path)
+            self._reading, self._judging = _opened(path, self), _opened(path, self)
         self._busy, self._judged = threading.Lock(), threading.Lock()
         self.columns = {name: kind.upper() for _, name, kind, *_ in self._ask("pragma table_info(items)")}
         if not {"id", "key"} <= self.columns.keys():
@@ -129,9 +130,10 @@ class Records:
         return StorageError(f"{self.path}: damaged ({error}); build the index again")
 
 
-def _opened(path: Path) -> sqlite3.Connection:
-    """A connection that can write nothing, and makes nothing large."""
+def _opened(path: Path, owner: Records) -> sqlite3.Connection:
+    """A connection that can write nothing, and makes nothing large; closed when its owner is gone."""
     connection = sqlite3.connect(f"{path.resolve().as_uri()}?mode=ro&immutable=1", uri=True, check_same_thread=False)
+    weakref.finalize(owner, connection.close)
     connection.execute("pragma query_only=on")
     connection.setlimit(sqlite3.SQLITE_LIMIT_SQL_LENGTH, 2 * LONGEST)
     connection.setlimit(sqlite3.SQLITE_LIMIT_EXPR_DEPTH, 200)
@@ -205,11 +207,7 @@ def _marks(values: Sequence[Any]) -> str:
 
 def _sound(text: str) -> bool:
     """Can SQLite take it? Halves of surrogate pairs have no bytes."""
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
+    return re.search(r"[\ud800-\udfff]", text) is None
 
 
 def write(path: Path, tables: Iterable[Any], first: int = 0) -> int:
@@ -224,7 +222,7 @@ def write(path: Path, tables: Iterable[Any], first: int = 0) -> int:
 
     connection = sqlite3.connect(path)
     try:
-        connection.execute(f"pragma journal_mode={'delete' if first else 'off'}")
+        connection.execute("pragma journal_mode=off")
         connection.execute("create table if not exists items (id integer primary key)")
         number = first
         for table in tables:

@@ -25,10 +25,17 @@ _DAMAGE = (OSError, LookupError, TypeError, ValueError, AttributeError, Recursio
 
 
 def refuse_existing(*paths: str | Path | None) -> None:
-    """Raises: UserError when something lies where a file is to be written."""
-    for path in paths:
-        if path and Path(path).exists():
-            raise UserError(f"{path}: already exists and is left as it is; remove it, or give another name")
+    """Make the folders of files that are to be written, before the work.
+
+    Raises: UserError when something lies in a file's place; StorageError when its folder cannot be made.
+    """
+    for path in filter(None, paths):
+        try:
+            if Path(path).exists():
+                raise UserError(f"{path}: already exists and is left as it is; remove it, or give another name")
+            Path(path).parent.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise StorageError(f"{path}: cannot be written ({error.strerror or error})") from error
 
 
 def keys_of(source: Vectors) -> list[str]:

@@ -32,7 +32,7 @@ FEW, SHARE = 20_000, 0.05
 """So many rows, or so large a share of all, are compared one by one: what scans all of them first would cost more."""
 AT_ONCE = 4096  # rows of the vectors folder in memory, where they are compared one by one
 ASKED = 1024  # queries at once: FAISS keeps the candidates of all
-CONDITIONS = 32  # whose rows are remembered
+CONDITIONS, REMEMBERED = 32, 256_000_000  # whose rows are remembered, and the bytes of these
 MADE_BY = "`clipkit index VECTORS --out INDEX` makes one"
 
 
@@ -137,7 +137,7 @@ class Stored:
             found &= ~self.removed
         with self._lock:
             self._conditions[where] = found
-            if len(self._conditions) > CONDITIONS:
+            if len(self._conditions) > max(min(CONDITIONS, REMEMBERED // max(len(self), 1)), 1):
                 self._conditions.popitem(last=False)
         return found
 
@@ -159,7 +159,8 @@ class Stored:
             return self._nearest_of_few(kind, queries, k, chosen)
         knobs = knobs or self.knobs(kind)
         outside = self._ranked_by_rows(kind)
-        wide = knobs.ranked(k) if outside else k
+        share = 1.0 if chosen is None else np.count_nonzero(chosen) / len(chosen)
+        wide = knobs.ranked(k, share) if outside else k
         scores, numbers = _together(
             (first, part.search(queries, wide, None if chosen is None else chosen[first : first + len(part)], knobs))
             for first, part in self.parts[kind]

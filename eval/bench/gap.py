@@ -1,8 +1,8 @@
 """Unit vectors modelled on the gap between the embeddings of pictures and of texts.
 
 Pictures and texts each lie around a mean of their own (random pictures have a cosine of 0.51, a text and a picture one
-of 0.08), scattered over 300 topics and 30,000 concepts of uneven sizes and by noise whose variance falls from direction to
-direction: 90% lies in 329 of 512. A text holds half of its concept's strength and noise of another covariance. The
+of 0.08), scattered over 300 topics and 30,000 concepts of uneven sizes and by noise whose variance falls from direction
+to direction: 90% lies in 329 of 512. A text holds half of its concept's strength and noise of another covariance. The
 strengths are such that among a million pictures the nearest to a text has a cosine of 0.313, the tenth one of 0.291.
 """
 

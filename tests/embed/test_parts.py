@@ -1,5 +1,6 @@
 """A vectors folder on its way: what is written when, what goes on and what is refused."""
 
+import errno
 import json
 import shutil
 from pathlib import Path
@@ -28,7 +29,7 @@ def fill(made: parts.Parts, numbers: list[int], without: int | None = None) -> N
     for number in numbers:
         some = [n for n in made.span(number) if n != without]
         records = [{"key": str(n), "caption": "c", "n": n} for n in some]
-        left_out = {} if len(some) == len(made.span(number)) else {str(without): "broken"}
+        left_out = [] if len(some) == len(made.span(number)) else [("same name", "broken")]
         made.write(number, unit(len(some)), unit(len(some)), records, left_out)
 
 
@@ -50,7 +51,8 @@ def test_a_folder_is_whole_when_all_parts_are_there(tmp_path: Path) -> None:
             Vectors(place)
         fill(made, [1], without=4)
         facts = finished(made, {"no image": 2})
-    assert facts["rows"] == 6 and facts["parts"] == 3 and facts["left_out"] == {"broken": 1, "no image": 2}
+    assert facts["rows"] == facts["captions"] == 6 and facts["parts"] == 3
+    assert facts["left_out"] == {"broken": 1, "no image": 2}
     assert sorted(path.name for path in place.iterdir()) == [
         "embed.json", "img_emb", "manifest.jsonl", "metadata", "text_emb", "vectors.json",
     ]  # fmt: skip
@@ -96,6 +98,19 @@ def test_what_a_killed_process_left_is_removed(tmp_path: Path) -> None:
     for name in (".embed.json.1.tmp", "img_emb/.img_emb_000000.npy.2.tmp", "parts/.000000.json.3.tmp"):
         (tmp_path / "v" / name).write_text("half")
     parts.begin(tmp_path / "v", PLAN)
+    assert list(laid.everything(tmp_path / "v")) == ["embed.json"]
+
+
+def test_a_disk_that_refuses_is_told_and_leaves_no_half_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "v").mkdir()
+    made = parts.begin(tmp_path / "v", PLAN)
+
+    def full(handle: int) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")  # names no file, as that of a write
+
+    monkeypatch.setattr(parts.os, "fsync", full)
+    with pytest.raises(StorageError, match=r"img_emb_000000.npy: cannot be written \(No space left on device\)"):
+        fill(made, [0])
     assert list(laid.everything(tmp_path / "v")) == ["embed.json"]
 
 

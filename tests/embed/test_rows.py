@@ -101,7 +101,8 @@ def test_a_sample_without_a_caption_has_a_row_of_zeros(model: str, tmp_path: Pat
     folder = laid.pictures(tmp_path / "p", [f"{n}.jpg" for n in range(5)])
     (folder / "3.txt").unlink()
     (folder / "1.txt").write_text(" \n")
-    embed(model, str(folder), str(tmp_path / "v"))
+    facts = embed(model, str(folder), str(tmp_path / "v"))
+    assert facts["rows"] == 5 and facts["captions"] == 3
     text = laid.rows(tmp_path / "v", "text_emb")
     assert [bool(row.any()) for row in text] == [True, False, True, False, True]
     assert [row["caption"] for row in laid.metadata(tmp_path / "v")][1::2] == ["", ""]

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from clipkit import shards
 from clipkit.embed import embed
 from clipkit.embed.collection import open_collection
 from clipkit.errors import BadData, UserError
@@ -141,19 +142,28 @@ def test_texts_alone_leave_out_what_has_no_caption(model: str, tmp_path: Path) -
     samples.write_tar(tmp_path / "s/0.tar", members)
     facts = embed(model, f"{tmp_path}/s", str(tmp_path / "v"), what="texts", max_bad=0.9)
     assert facts["rows"] == 1 and facts["left_out"] == {"no caption": 1, "no txt": 1}
-    assert [(row["key"], row["caption"], row["sha256"]) for row in laid.metadata(tmp_path / "v")] == [
-        ("a", "one", None)
-    ]
+    (row,) = laid.metadata(tmp_path / "v")
+    assert (row["key"], row["caption"], row["sha256"]) == ("a", "one", None)
+    assert shards.read_span(row["shard"], row["offset"], row["size"]) == b"no picture"
+
+
+def test_texts_alone_tell_where_pictures_that_are_files_lie(model: str, tmp_path: Path) -> None:
+    folder = laid.pictures(tmp_path / "p", ["0.jpg", "1.jpg"])
+    (folder / "t.csv").write_text("image,text\n0.jpg,one\ngone.jpg,two\n")
+    embed(model, str(folder), str(tmp_path / "v"), what="texts")
+    embed(model, str(folder / "t.csv"), str(tmp_path / "w"), what="texts")
+    assert [row["size"] for row in laid.metadata(tmp_path / "v")] == [len(making.picture(n)[0]) for n in range(2)]
+    assert [row["size"] for row in laid.metadata(tmp_path / "w")] == [len(making.picture(0)[0]), None]
 
 
 def test_bad_pictures_are_left_out_counted_and_named(model: str, tmp_path: Path, capsys: Any) -> None:
     source = laid.shards(tmp_path / "s", (30, 30, 30), bad=(3, 40, 41))
     facts = embed(model, str(source), str(tmp_path / "v"), part=20, max_bad=0.1)
     assert facts["rows"] == 87 and facts["left_out"] == {"not a picture": 3}
-    assert "left out not a picture: 3; manifest.jsonl names samples" in capsys.readouterr().err
+    assert "left out not a picture: 3; manifest.jsonl names them" in capsys.readouterr().err
     lines = [json.loads(line) for line in (tmp_path / "v/manifest.jsonl").read_text().splitlines()]
     assert [line["rows"] for line in lines] == [19, 20, 18, 20, 10]
-    assert lines[0]["left_out"] == {f"{source}/000.tar key 00003": "not a picture"}
+    assert lines[0]["left_out"] == [[f"{source}/000.tar key 00003", "not a picture"]]
     assert keys(tmp_path / "v") == [f"{n:05d}" for n in range(90) if n not in (3, 40, 41)]
 
 
@@ -171,14 +181,48 @@ def test_a_part_of_which_nothing_can_be_read_has_no_files(model: str, tmp_path: 
 def test_too_many_bad_pictures_end_it_and_more_may_be_borne_then(model: str, tmp_path: Path) -> None:
     source, out = laid.shards(tmp_path / "s", (40,), bad=tuple(range(5, 17))), tmp_path / "v"
     with pytest.raises(
-        BadData, match=r"s: 1[0-2] of 40 samples are unreadable \(not a picture: 1[0-2]\); see --max-bad"
+        BadData,
+        match=r"s: 1[0-2] of 40 samples are unreadable \(not a picture: 1[0-2]\), --max-bad 0.01 bears fewer; "
+        rf"the files in {out}/parts name them; mend them, or type the same again with a larger --max-bad",
     ):
         embed(model, str(source), str(out), part=4)
-    assert not (out / "vectors.json").exists()
+    assert not (out / "vectors.json").exists() and "key 00005" in (out / "parts/000001.json").read_text()
     assert embed(model, str(source), str(out), part=4, max_bad=0.3)["rows"] == 28
     nothing = laid.shards(tmp_path / "n", (4,), bad=(0, 1, 2, 3))
     with pytest.raises(BadData, match=r"4 of 4 samples are unreadable"):
         embed(model, str(nothing), str(tmp_path / "w"), max_bad=1.0)
+
+
+def test_what_is_known_to_be_lost_ends_it_before_anything_is_embedded(model: str, tmp_path: Path) -> None:
+    message = r"words.txt: 10 of 100 samples are unreadable \(empty line: 10\), --max-bad 0.01 bears fewer; mend them"
+    (tmp_path / "words.txt").write_text("a dog\n" * 90 + "\n" * 10)
+    with pytest.raises(BadData, match=message):
+        embed("no model is asked for", str(tmp_path / "words.txt"), str(tmp_path / "v"))
+    assert not (tmp_path / "v").exists()
+    assert embed(model, str(tmp_path / "words.txt"), str(tmp_path / "v"), max_bad=0.2)["captions"] == 90
+
+
+def test_bad_samples_of_one_name_are_each_counted(model: str, tmp_path: Path) -> None:
+    (tmp_path / "s").mkdir()
+    several = [("a.jpg", b"none"), ("b.jpg", picture(0)), ("a.jpg", b"none"), ("c.jpg", picture(1))]
+    samples.write_tar(tmp_path / "s/0.tar", several)
+    facts = embed(model, f"{tmp_path}/s", str(tmp_path / "v"))
+    assert facts["rows"] == 2 and facts["left_out"] == {"not a picture": 2}
+
+
+def test_a_link_to_a_folder_it_lies_in_is_not_followed(model: str, tmp_path: Path) -> None:
+    folder = laid.pictures(tmp_path / "p", ["a/1.jpg", "b/2.jpg"], captions=False)
+    laid.pictures(tmp_path / "elsewhere", ["3.jpg"], captions=False)
+    for name, to in (
+        ("a/self", "."),
+        ("a/up", "../.."),
+        ("a/other", "../b"),
+        ("b/other", "../a"),
+        ("far", "../elsewhere"),
+    ):
+        (folder / name).symlink_to(to, target_is_directory=True)
+    embed(model, str(folder), str(tmp_path / "v"))
+    assert keys(tmp_path / "v") == ["a/1", "a/other/2", "b/2", "b/other/1", "far/3"]
 
 
 def test_fields_of_any_kind_are_kept(model: str, tmp_path: Path) -> None:

@@ -123,6 +123,10 @@ def test_rows_that_hold_nothing_are_left_out_and_empty_clusters_dropped(tmp_path
     facts = cluster(folder, str(tmp_path / "c"), clusters=3)
     assert facts["left_out"] == 1 and 2 <= facts["clusters"] <= 3
     assert pq.read_table(tmp_path / "c/clusters.parquet").column("number").to_pylist() == [0, 2, 3]
+    empty = of_files(tmp_path / "empty", angles(0, 0), np.zeros((2, 2)))
+    with pytest.raises(UserError) as error:
+        cluster(empty, str(tmp_path / "e"), kind="text")
+    assert str(error.value) == f"{empty}: all rows of text embeddings are empty"
     alone = of_files(tmp_path / "one", angles(0))
     assert cluster(alone, str(tmp_path / "d"))["clusters"] == 1
 
@@ -150,7 +154,7 @@ def test_what_exists_is_left_as_it_is(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="c: already exists and is left as it is; remove it, or give another name$"):
         cluster(folder, str(tmp_path / "c"))
     with pytest.raises(StorageError, match="c/d: cannot be written"):
-        cluster(folder, str(tmp_path / "c/d"))
+        cluster("not/read/yet", str(tmp_path / "c/d"))
     assert (tmp_path / "c").read_text() == "mine"
 
 

@@ -214,7 +214,7 @@ def test_nothing_is_written_over_and_no_rows_are_told(tmp_path: Path) -> None:
             dedup(folder, str(tmp_path / ("new" if more else "sel")), **more)
     assert (tmp_path / "sel").read_text() == "mine"
     with pytest.raises(StorageError, match="sel/below: cannot be written"):
-        dedup(folder, str(tmp_path / "sel/below"))
+        dedup("not/read/yet", str(tmp_path / "sel/below"))
     none = plain_parquet(tmp_path / "none", np.empty((0, 2)), image_path=pa.array([], pa.string()))
     with pytest.raises(UserError) as error:
         dedup(none, str(tmp_path / "new"))

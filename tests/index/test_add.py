@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from clipkit.errors import UserError
+from clipkit.index import choose, prompts, remeasure
 from clipkit.index.add import add
 from clipkit.index.build import build
 from clipkit.index.compact import compact
@@ -157,7 +158,8 @@ def test_what_does_not_fit_is_refused_and_nothing_changes(tmp_path: Path, capsys
             add(folder, place)
         assert str(error.value) == message
     with pytest.raises(UserError, match="^.*: no such folder; `clipkit index VECTORS --out INDEX` makes one"):
-        add(a, tmp_path / "none")
+        add(a, tmp_path / "none" / "deep")
+    assert not (tmp_path / "none").exists()
     assert everything(place) == before
     build(silent, tmp_path / "j")
     capsys.readouterr()
@@ -170,9 +172,22 @@ def test_two_changes_at_once_are_refused(tmp_path: Path) -> None:
     from filelock import FileLock
 
     build(laying.ours(tmp_path / "a"), tmp_path / "i")
-    with FileLock(tmp_path / ".i.lock"), pytest.raises(UserError) as error:
-        add(laying.ours(tmp_path / "b", seed=1), tmp_path / "i")
-    assert str(error.value) == (f"{tmp_path / 'i'}: another process is changing this index; try again when it is done")
+    b = laying.ours(tmp_path / "b", seed=1)
+    for change in (lambda: add(b, tmp_path / "i"), lambda: remeasure(tmp_path / "i"), lambda: compact(tmp_path / "i")):
+        with FileLock(tmp_path / ".i.lock"), pytest.raises(UserError) as error:
+            change()
+        told = f"{tmp_path / 'i'}: another process is changing this index; try again when it is done"
+        assert str(error.value) == told
+
+
+def test_pictures_alone_are_measured_with_prompts_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(prompts, "embedded", lambda model, digest, texts: laying.rows(len(texts), 3))
+    monkeypatch.setattr(choose, "EXACT", 40)
+    a, b = (
+        laying.ours(tmp_path / n, seed=i, first=50 * i, text=False, model=str(tmp_path)) for i, n in enumerate("ab")
+    )
+    build(a, tmp_path / "i", engine="IVF1,SQ8")
+    assert add(b, tmp_path / "i")["kinds"]["image"]["recall"]["on"] == "prompts"
 
 
 def test_who_has_the_index_open_goes_on_with_the_old_one(tmp_path: Path) -> None:

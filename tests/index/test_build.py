@@ -15,6 +15,7 @@ from clipkit import index
 from clipkit.cli.index import index as command
 from clipkit.errors import UserError
 from clipkit.index.build import GROWING, LEAST, WORKING, build, spans
+from clipkit.index.remove import remove
 from clipkit.vectors import Stored, Vectors, engine, exact
 from clipkit.vectors.joined import Joined
 from tests import making
@@ -167,6 +168,10 @@ def test_two_ranks_build_what_one_builds(vectors: Path, tmp_path: Path) -> None:
         assert told["kinds"][kind]["recall"]["queries"] == about["kinds"][kind]["recall"]["queries"]
         np.testing.assert_array_equal(one.rows(kind, np.arange(N)), two.rows(kind, np.arange(N)))
     assert sorted(path.name for path in tmp_path.iterdir()) == ["one", "two"]
+    remove(tmp_path / "two", ["k7"])
+    ended = making.launch("clipkit.index", str(tmp_path / "two"), "--compact")
+    assert ended.returncode == 0, ended.stderr
+    assert len(Stored(tmp_path / "two")) == N - 1
 
 
 def test_the_command_prints_the_table(vectors: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

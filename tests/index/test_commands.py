@@ -7,6 +7,8 @@ from pathlib import Path
 import pytest
 
 from clipkit import cli
+from clipkit.cli.index import index
+from clipkit.errors import UserError
 from clipkit.vectors import Stored
 from tests.vectors import laying
 
@@ -69,9 +71,27 @@ def test_vectors_are_written_to_a_database(run, tmp_path: Path) -> None:
             "--add: one vectors folder is needed, and no --out: `clipkit index VECTORS ",
         ),
         (("i", "j", "--merge"), "--out: a folder to write is needed: `clipkit index INDEX INDEX --merge --out INDEX`"),
+        (
+            ("b", "--add", "i", "--recall", "0.9"),
+            "--add: --recall changes nothing here: `clipkit index VECTORS --add INDEX`",
+        ),
+        (
+            ("i", "--retune", "--memory", "2G"),
+            "--retune: --memory changes nothing here; it takes --recall, --k, --queries: `clipkit index INDEX --retune",
+        ),
         (("a", "--add", "none"), "none: no such folder; `clipkit index VECTORS --out INDEX` makes one"),
     ],
 )
 def test_what_makes_no_sense_is_refused(run, words: tuple[str, ...], message: str) -> None:
     code, _, err = run(*words)
     assert code == 2 and err.startswith(f"clipkit: {message}"), err
+
+
+@pytest.mark.parametrize("what", [{"add": "i"}, {"remove": ["k1"]}, {"merge": True, "out": "k"}, {"to": "lancedb:d/t"}])
+def test_what_one_process_does_is_refused_to_several(run, what: dict, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    flag = f"--{next(iter(what))}"
+    with pytest.raises(UserError) as error:
+        index(["b"], **what)
+    assert str(error.value).startswith(f"{flag}: one process does it; type `clipkit index ")
+    assert str(error.value).endswith("without `accelerate launch`") and len(Stored("i")) == 50

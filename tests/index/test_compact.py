@@ -135,6 +135,15 @@ def test_who_has_the_index_open_keeps_its_numbers(tmp_path: Path) -> None:
     assert keys == ["k7", "k7"]
 
 
+def test_a_link_to_an_index_stays_one(tmp_path: Path) -> None:
+    build(laying.ours(tmp_path / "a"), tmp_path / "disk" / "i")
+    (tmp_path / "link").symlink_to(tmp_path / "disk" / "i")
+    remove(tmp_path / "link", ["k0"])
+    assert compact(tmp_path / "link")["rows"] == 49
+    assert (tmp_path / "link").is_symlink() and len(Stored(tmp_path / "disk" / "i")) == 49
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a", "disk", "link"]
+
+
 def test_a_kill_leaves_the_old_index_or_the_new_one(tmp_path: Path) -> None:
     build(laying.ours(tmp_path / "a"), tmp_path / "i")
     remove(tmp_path / "i", ["k0", "k30"])

@@ -1,5 +1,6 @@
 """Exports to databases: the nearest there are the exactly nearest, and the same export again changes nothing."""
 
+import datetime
 import os
 import pwd
 import shutil
@@ -56,6 +57,20 @@ def test_batches_are_the_rows_with_one_schema(tmp_path: Path) -> None:
     assert np.array_equal(rows, Joined([folder]).take("image", np.arange(7)))
 
 
+def test_columns_that_disagree_are_text_and_names_are_told_apart(tmp_path: Path) -> None:
+    folder = laying.theirs(tmp_path / "v", (2, 2), id=lambda i: i, id_=lambda i: -i)
+    tables = [{"n": [1, 2], "big": [1 << 60, 1]}, {"n": ["x", None], "big": [0.5, 1.0]}]
+    for i, table in enumerate(tables):
+        path = folder / "metadata" / f"metadata_{i}.parquet"
+        old = pq.read_table(path)
+        pq.write_table(pa.table({**{name: old[name] for name in old.column_names}, **table}), path)
+    export = Export(Joined([folder]))
+    records = [record for batch in export.batches(9, "test") for record in batch.table.to_pylist()]
+    assert [record["n"] for record in records] == ["1", "2", "x", None]
+    assert [record["big"] for record in records] == [float(1 << 60), 1.0, 0.5, 1.0]
+    assert [(record["id_"], record["id__"]) for record in records] == [(0, 0), (1, -1), (2, -2), (3, -3)]
+
+
 @pytest.mark.parametrize(
     "to, message",
     [
@@ -66,6 +81,7 @@ def test_batches_are_the_rows_with_one_schema(tmp_path: Path) -> None:
         ("lancedb:table", "--to lancedb:table: an address and the name of a table after a slash are needed"),
         ("lancedb:x/a b", "--to lancedb:x/a b: an address and the name of a table after a slash are needed"),
         ("qdrant:x/", "--to qdrant:x/: an address and the name of a collection after a slash are needed"),
+        ("postgresql://[h/d?table=t", "--to postgresql: no address (Invalid IPv6 URL)"),
         ("postgresql://me:secret@h/d", "--to postgresql://h/d: the name of a table is needed: postgresql://USER@HOST/"),
     ],
 )
@@ -179,6 +195,13 @@ class TestQdrant:
             exports.export(vectors, f"qdrant:{tmp_path}/db/c")
         assert str(error.value) == "--to qdrant: the collection c is there and holds other vectors; give another name"
 
+    @pytest.mark.filterwarnings("ignore::ResourceWarning")  # its client leaves the lock's file open then
+    def test_a_folder_that_is_open_elsewhere_is_told(self, vectors: Path, tmp_path: Path) -> None:
+        client = self.client(tmp_path / "db")
+        with pytest.raises(UserError, match=f"^--to qdrant:{tmp_path}/db: .* is already accessed by another instance"):
+            exports.export(vectors, f"qdrant:{tmp_path}/db/c")
+        client.close()
+
     def test_a_server_that_is_not_there_is_told(self, vectors: Path) -> None:
         with pytest.raises(UserError, match="^--to qdrant:http://127.0.0.1:9: "):
             exports.export(vectors, "qdrant:http://127.0.0.1:9/c")
@@ -267,6 +290,16 @@ class TestPostgres:
         folder = laying.theirs(tmp_path / "v", (2,), tags=lambda i: [f"a\0{i}"], odd=lambda i: f"x\0{i}")
         exports.export(folder, f"{server}&table=zeros")
         assert self.ask(server, "select odd, tags from zeros order by id") == [("x0", ["a0"]), ("x1", ["a1"])]
+
+    def test_what_json_cannot_say_is_kept_as_it_can(self, server: str, tmp_path: Path) -> None:
+        day = datetime.date(2024, 2, 29)
+        folder = laying.theirs(
+            tmp_path / "v", (2,), boxes=lambda i: [{"x": float("nan"), "day": day, "raw": b"a"}],
+            half=lambda i: np.float16(i / 2),
+        )  # fmt: skip
+        exports.export(folder, f"{server}&table=odd")
+        found = self.ask(server, "select boxes, half from odd order by id")
+        assert found == [([{"x": None, "day": "2024-02-29", "raw": "b'a'"}], i / 2) for i in range(2)]
 
     def test_many_rows_get_an_index(self, server: str, tmp_path: Path) -> None:
         from clipkit.index.exports import pgvector as ours

@@ -65,6 +65,14 @@ def test_coded_indexes_merge_and_stay_as_they_are(tmp_path: Path) -> None:
     assert all(path.read_bytes() == content for path, content in before)
 
 
+def test_the_recall_of_a_small_and_a_large_index_is_measured(tmp_path: Path) -> None:
+    for i, engine in enumerate(("flat", CODED)):
+        build(laying.ours(tmp_path / f"v{i}", (200,), seed=i, first=200 * i), tmp_path / f"i{i}", engine=engine)
+    facts = merge([tmp_path / "i0", tmp_path / "i1"], tmp_path / "all")["kinds"]["image"]
+    assert facts["factory"] == f"Flat + {CODED}" and facts["recall"]["on"] == "captions"
+    assert facts["recall"]["queries"] > 0 and facts["table"]
+
+
 def test_removed_rows_and_chosen_rows_stay_what_they_are(tmp_path: Path) -> None:
     _, places = apart(tmp_path)
     remove(places[0], ["k0", "k49"])

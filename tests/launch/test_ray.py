@@ -2,6 +2,7 @@
 
 Ray is told that one node has a GPU, so that decoding and embedding are apart; torch finds none and uses the CPU."""
 
+import importlib.util
 import os
 import subprocess
 import sys
@@ -10,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from clipkit.errors import UserError
 from tests import making, samples
 
 ray = pytest.importorskip("ray", reason="needs the extra ray")
@@ -78,10 +80,28 @@ def test_a_cluster_writes_the_files_of_embed_and_does_no_part_twice(place: Path,
     assert len(kept) == 12 and {path: path.stat().st_mtime_ns for path in kept} == kept
 
 
+def test_a_cluster_that_is_not_there_and_a_folder_that_will_go_are_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    place = importlib.util.spec_from_file_location("embed_ray", making.ROOT / "launch/embed_ray.py")
+    assert place is not None and place.loader is not None
+    script = importlib.util.module_from_spec(place)
+    place.loader.exec_module(script)
+    monkeypatch.chdir(tmp_path)
+    job = script.embed.Job("run", "mine", "out")
+    monkeypatch.setenv("RAY_ADDRESS", "10.0.0.1")  # without its port
+    with pytest.raises(UserError, match=r"no Ray cluster at RAY_ADDRESS=10.0.0.1 \(Invalid address format: 10.0.0.1\)"):
+        script.run(job)
+    monkeypatch.setenv(script.SUBMITTED, "{}")
+    with pytest.raises(UserError, match=r"--out out: an absolute path is needed: this job runs in a folder that Ray"):
+        script.run(job)
+    assert not (tmp_path / "out").exists()
+
+
 def test_too_many_unreadable_pictures_end_it_with_their_exit_code(place: Path, cluster: str, tmp_path: Path) -> None:
     bad = [samples.sample(number, jpg=b"none") for number in range(12)]
     samples.write_shard(tmp_path / "0.tar", [*bad, samples.sample(12)])
-    done = embed(place, cluster, "run", str(tmp_path), "--out", str(tmp_path / "out"), *OPTIONS)
+    done = embed(place, cluster, "run", str(tmp_path), "--out", str(tmp_path / "out"))
     assert done.returncode == 3, done.stderr
     assert "unreadable" in done.stderr and "Traceback" not in done.stderr
     assert not (tmp_path / "out/vectors.json").exists()

@@ -1,5 +1,6 @@
-"""Batches on their way to a model: in order, in threads of their own, and nothing left behind by an error."""
+"""Batches on their way to a model: in order, in threads or processes, and nothing left behind by an error."""
 
+import os
 import threading
 import time
 from collections.abc import Iterator
@@ -7,9 +8,10 @@ from collections.abc import Iterator
 import pytest
 import torch
 
+from clipkit.errors import StorageError
 from clipkit.models import pipeline
 
-CPU = torch.device("cpu")
+CPU, OTHER = torch.device("cpu"), torch.device("meta")
 
 
 @pytest.fixture
@@ -59,3 +61,34 @@ def test_an_error_is_raised_where_its_result_would_be(threads: int, where: str) 
         for each in found:
             seen.append(each)
     assert seen == list(range(len(seen))) and len(seen) <= 5 and torch.get_num_threads() == threads
+
+
+def doubled(numbers: range) -> tuple[list[int], int]:
+    return [2 * number for number in numbers], os.getpid()
+
+
+def same(numbers: range) -> range:
+    return numbers
+
+
+def missing(numbers: range) -> range:
+    if 5 in numbers:
+        raise StorageError("s3://bucket/0.tar: is gone")
+    return numbers
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_before_another_device_processes_fetch_and_decode(workers: int) -> None:
+    batches = (range(start, start + 2) for start in range(0, 14, 2))
+    rows, by = zip(*pipeline(OTHER, batches, same, doubled, tuple, workers), strict=True)
+    assert [number for row in rows for number in row] == list(range(0, 28, 2))
+    assert (os.getpid() in by) == (workers == 0) and len(set(by)) == max(workers, 1)
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_an_expected_error_of_such_a_process_is_told_as_it_is(workers: int) -> None:
+    batches = (range(start, start + 2) for start in range(0, 14, 2))
+    found = pipeline(OTHER, batches, missing, doubled, tuple, workers)
+    assert next(found)[0] == [0, 2] and next(found)[0] == [4, 6]
+    with pytest.raises(StorageError, match=r"^s3://bucket/0\.tar: is gone$"):
+        next(found)

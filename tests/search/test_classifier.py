@@ -9,7 +9,7 @@ import pytest
 import torch
 
 import clipkit
-from clipkit import classifier, cli, models
+from clipkit import classifier, cli, models, shards
 from clipkit.errors import BadData, UserError
 from tests.search.conftest import PICTURES
 
@@ -36,7 +36,7 @@ def test_probabilities_are_a_softmax_over_the_scaled_cosines(pictured: Path, mod
     words = models.embed_texts(model, [f"a {name}" for name in NAMES]).numpy()
     for number, row in enumerate(found):
         assert row["image"] == str(folder / f"{number:02d}.jpg")
-        ((_, seen, _),) = models.embed_images(model, classifier._Picture(Path(row["image"]).read_bytes()), [0])
+        ((_, seen, _),) = models.embed_images(model, shards.open_source(str(folder)), [number])
         scores = np.exp(10 * (seen.numpy()[0] @ words.T).astype(np.float64))
         wanted = dict(zip(NAMES, scores / scores.sum(), strict=True))
         assert row["scores"] == pytest.approx(wanted, abs=1e-5)
@@ -50,17 +50,6 @@ def test_one_picture_and_names_in_one_text_are_taken_as_such(pictured: Path, mod
     assert one == clipkit.classify(model, str(path), NAMES) == clipkit.classify(str(pictured / "run"), [path], NAMES)
     assert len(one) == 1 and set(one[0]["scores"]) == set(NAMES)
     assert list(clipkit.classify(model, path, NAMES, top=1)[0]["scores"]) == list(one[0]["scores"])[:1]
-
-
-def test_bytes_are_classified_as_their_file(pictured: Path, model: models.DualEncoder) -> None:
-    path = pictured / "pictures/03.jpg"
-    words = classifier.words_of(model, NAMES)
-    found = classifier.classify_bytes(model, path.read_bytes(), NAMES, words)
-    assert found == pytest.approx(classifier.classify(model, path, NAMES)[0]["scores"], abs=1e-6)
-    assert list(classifier.classify_bytes(model, path.read_bytes(), NAMES, words, 2)) == list(found)[:2]
-    with pytest.raises(UserError) as error:
-        classifier.classify_bytes(model, b"<svg/>", NAMES, words)
-    assert str(error.value) == "the picture: not a picture; JPEG, PNG, WebP, GIF and BMP pictures can be read"
 
 
 def test_probabilities_of_no_picture_are_none(model: models.DualEncoder) -> None:

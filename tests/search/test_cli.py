@@ -136,6 +136,11 @@ BAD = {
     "batch": (("index", "a", "--batch", "q.txt"), "--batch: the queries are in the file; give no other beside it"),
     "no batch": (("index", "--batch", "q.txt"), "q.txt: cannot be read"),
     "montage name": (("index", "a", "--montage", "x.jpg"), "--montage x.jpg: a name that ends in .png is needed"),
+    "montage size": (
+        ("index", "a", "-k", "601", "--montage", "x.png"),
+        "x.png: up to 600 pictures are drawn, got -k 601",
+    ),
+    "montage folder": (("index", "a", "--montage", "folder.png"), "--montage folder.png: is a folder"),
     "montage place": (
         ("index", "a", "--montage", "no/x.png"),
         "--montage no/x.png: there is no folder no to write it to",
@@ -147,6 +152,7 @@ BAD = {
 @pytest.mark.parametrize("case", BAD)
 def test_what_is_wrong_is_named_in_one_line(run: Run, case: str) -> None:
     arguments, message = BAD[case]
+    Path("folder.png").mkdir(exist_ok=True)
     code, out, err = run(*arguments)
     assert code == 2 and not out and err.startswith("clipkit: ") and err.count("\n") == 1 and message in err, err
 

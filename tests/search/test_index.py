@@ -222,6 +222,10 @@ REFUSED = {
     "unique": ({"key": "k1", "unique": 1.5}, "search: unique is a cosine above 0 and up to 1, got 1.5"),
     "unique nan": ({"key": "k1", "unique": float("nan")}, "search: unique is a cosine above 0 and up to 1, got nan"),
     "diverse": ({"key": "k1", "diverse": -0.1}, "search: diverse is a share from 0 to 1, got -0.1"),
+    "many diverse": (
+        {"key": "k1", "diverse": 0.5, "k": 1001},
+        "search: k of at most 1000 is needed with diverse, got 1001",
+    ),
     "kind": ({"key": "k1", "kind": "sound"}, "search: kind is image or text, got 'sound'"),
     "where": (
         {"key": "k1", "where": "wdth > 3"},
@@ -284,11 +288,12 @@ def test_pictures_that_clip_retrieval_has_embedded_are_read_by_their_path(tmp_pa
     import pyarrow as pa
 
     (tmp_path / "a.jpg").write_bytes(b"its bytes")
-    theirs = pa.table({"image_path": [str(tmp_path / "a.jpg"), "00001"], "caption": ["one", None]})
-    index = Index(write_index(tmp_path / "i", {"image": vectors(2)}, theirs))
-    one, two = index.hits(index.numbers(vectors(1), Options(2)))[0]
-    one, two = sorted((one, two), key=lambda hit: hit.id)
-    assert one.image() == b"its bytes" and two.caption == ""
+    keys = [str(tmp_path / "a.jpg"), "00001", "no path is so long" * 500]
+    theirs = pa.table({"image_path": keys, "caption": ["one", None, "three"], "size": ["small", "large", None]})
+    index = Index(write_index(tmp_path / "i", {"image": vectors(3)}, theirs))
+    one, two, three = sorted(index.hits(index.numbers(vectors(1), Options(3)))[0], key=lambda hit: hit.id)
+    assert one.image() == b"its bytes" and two.caption == "" and three.shard == ""
+    assert [each.fields for each in (one, two, three)] == [{"size": "small"}, {"size": "large"}, {}]
     with pytest.raises(StorageError) as error:
         two.image()
     assert str(error.value) == "key '00001': its record does not tell in which file or shard its picture lies"

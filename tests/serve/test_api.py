@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from clipkit import classifier, serve
+from clipkit import classifier, images, serve
 from clipkit.errors import StorageError, UserError
 from clipkit.search import Index, Options, Part, Query, open_index, query
 from tests import making
@@ -168,10 +168,10 @@ def test_a_search_that_cannot_be_is_refused_in_one_line(app: Any, body: Any, sta
     assert "\n" not in response.json()["error"]
 
 
-def test_classes_are_told_as_python_tells_them(app: Any, index: Index) -> None:
+def test_classes_are_told_as_python_tells_them(app: Any, index: Index, tmp_path: Path) -> None:
     labels = ["circle", "square", "triangle"]
-    words = classifier.words_of(index.model, labels)
-    expected = classifier.classify_bytes(index.model, picture(2), labels, words)
+    (tmp_path / "a.jpg").write_bytes(picture(2))
+    expected = classifier.classify(index.model, tmp_path / "a.jpg", labels)[0]["scores"]
     for _ in range(2):  # once with labels that are embedded now, once with those that are kept
         response = asked(app, "POST", "/api/classify", json={"image": encoded(picture(2)), "labels": labels})
         scores = {each["label"]: each["probability"] for each in response.json()["scores"]}
@@ -324,6 +324,12 @@ def test_the_address_with_the_token_leaves_a_cookie(service: Service) -> None:
     assert asked(build(service), "GET", f"/?token={TOKEN}").status_code == 400
 
 
+def test_a_person_with_an_old_address_comes_to_the_page_which_asks_for_the_token(service: Service) -> None:
+    for app in (build(service, TOKEN), build(service)):
+        led = asked(app, "GET", "/?token=another", headers={"Accept": "text/html,application/xhtml+xml,*/*;q=0.8"})
+        assert (led.status_code, led.headers["location"]) == (303, "./") and "set-cookie" not in led.headers
+
+
 def test_a_client_that_asks_too_often_waits() -> None:
     now = 0.0
     rate = Rate(10, 3, lambda: now)
@@ -419,12 +425,39 @@ def test_queries_of_one_batch_are_embedded_together(index: Index, monkeypatch: p
         return plain(self, queries, kind)
 
     monkeypatch.setattr(Index, "embed_each", counting)
-    questions = [(query(text=text), Options(k=k)) for text, k in (("red", 2), ("blue", 3), ("gold", 2))]
+    questions = [(query(text=text), Options(k=k), []) for text, k in (("red", 2), ("blue", 3), ("gold", 2))]
     answers = service._search(questions)
     assert sizes == [3]
-    for (wanted, options), answer in zip(questions, answers, strict=True):
+    for (wanted, options, _), answer in zip(questions, answers, strict=True):
         assert not isinstance(answer, Exception)
         assert [hit.id for hit in answer[0]] == [hit.id for hit in index.search_many([wanted], options)[0]]
+    service.close()
+
+
+def test_who_sends_a_picture_that_is_decoded_for_long_holds_up_nobody(
+    index: Index, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    service, plain = Service(index), images.eval_view
+    begun, go_on = threading.Event(), threading.Event()
+
+    def slow(*args: Any) -> Any:
+        begun.set()
+        assert go_on.wait(30)
+        return plain(*args)
+
+    async def ask() -> Any:
+        shown = asyncio.create_task(service.search(query(image=picture(1)), Options(3)))
+        classified = asyncio.create_task(service.classify(picture(1), ["a", "b"], ["a {c}"]))
+        await asyncio.to_thread(begun.wait, 10)
+        async with asyncio.timeout(10):
+            words = await service.search(query("red"), Options(3))
+        assert not shown.done() and not classified.done()
+        go_on.set()
+        return words, await shown, await classified
+
+    monkeypatch.setattr(images, "eval_view", slow)
+    words, shown, classified = asyncio.run(ask())
+    assert told(words.hits) == told(index.search("red", k=3)) and shown.hits[0].id == 1 and len(classified) == 2
     service.close()
 
 
@@ -472,7 +505,8 @@ def test_where_others_can_reach_it_the_address_holds_a_token(served: Path) -> No
         local = f"http://127.0.0.1:{server.port}/"
         with pytest.raises(urllib.error.HTTPError) as refused:
             urllib.request.urlopen(f"{local}api/about", timeout=30)
-        assert refused.value.code == 401
+        with refused.value:
+            assert refused.value.code == 401
         token = server.address.partition("token=")[2]
         request = urllib.request.Request(f"{local}api/about", headers={"Authorization": f"Bearer {token}"})
         with urllib.request.urlopen(request, timeout=30) as response:

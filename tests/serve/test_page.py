@@ -41,6 +41,51 @@ def test_typing_alone_searches_and_more_results_come_at_the_end(page: Any) -> No
     assert len(set(numbers)) == COUNT and not page.locator("#more").is_visible()
 
 
+def test_words_just_typed_are_not_lost(page: Any) -> None:
+    page.evaluate("""() => {
+      const words = document.getElementById("words");
+      words.value = "teal";
+      words.dispatchEvent(new Event("input"));
+      document.getElementById("unique").click(); // before what was typed is searched
+    }""")
+    until(page, "location.hash.includes('unique')")
+    assert page.input_value("#words") == "teal" and "q=teal" in page.url and found(page)
+
+
+def test_words_pasted_with_a_picture_of_them_stay_words(page: Any) -> None:
+    page.evaluate("""() => {
+      const clipboardData = new DataTransfer();
+      clipboardData.setData("text/plain", "teal");
+      clipboardData.items.add(new File(["x"], "words.png", { type: "image/png" }));
+      const pasted = new ClipboardEvent("paste", { bubbles: true, cancelable: true, clipboardData });
+      window.left = document.getElementById("words").dispatchEvent(pasted);
+    }""")
+    page.wait_for_timeout(100)
+    assert page.evaluate("window.left") and not page.locator("#problem").is_visible()
+
+
+def test_what_is_excluded_alone_waits_for_something_that_is_wanted(page: Any, searched: str) -> None:
+    page.fill("#words", "-gold")
+    page.press("#words", "Enter")
+    page.wait_for_selector(".term.against")
+    assert told(page) == "Nothing to search for yet: add something that is wanted"
+    assert not page.locator("#problem").is_visible()
+    page.locator("#hits").focus()
+    page.keyboard.press("m")  # like nothing
+    page.fill("#words", "a circle")
+    assert found(page) == asked(page, searched, text=["gold", "a circle"], weights=[-1, 1], k=24)
+
+
+def test_an_index_of_captions_alone_is_asked_for_captions(page: Any, searched: str) -> None:
+    about = page.request.get(f"{searched}api/about").json()
+    page.route("**/api/about", lambda route: route.fulfill(json={**about, "kinds": ["text"]}))
+    page.reload()
+    until(page, "document.querySelector('#start h2').textContent.endsWith('captions')")
+    page.get_by_role("link", name=about["name"]).click()
+    assert search(page, "teal") == asked(page, searched, text="teal", kind="text")
+    assert page.locator("#filtered").inner_text() == ""
+
+
 def test_terms_are_added_excluded_and_weighted(page: Any, searched: str) -> None:
     page.fill("#words", "a circle +gold -a red square")
     page.press("#words", "Enter")
@@ -139,6 +184,10 @@ def test_a_dropped_picture_and_a_result_are_classified(page: Any, searched: str)
     shares = [float(text.rstrip(" %")) for text in page.locator("#scores .share").all_inner_texts()]
     assert shares == sorted(shares, reverse=True) and abs(sum(shares) - 100) < 0.2
     assert page.locator("#classified").inner_text().startswith(f"Most probable: {labels[0]}, ")
+    page.fill("#labels", "typed, before")
+    browsing.give(page, "drop", browsing.sample(6)["jpg"], "6.jpg")
+    until(page, "document.querySelectorAll('#scores li').length === 2")
+    assert page.input_value("#labels") == "typed, before"
     page.goto(f"{searched}#open=5")
     page.locator("#view .classify").click()
     page.wait_for_selector("#subject-picture:not([hidden])")

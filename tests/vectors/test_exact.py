@@ -1,5 +1,7 @@
 """The exact neighbours: those of sorting all products, whatever the blocks, and of equals the lower number."""
 
+import tracemalloc
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -66,6 +68,16 @@ def test_recall_is_the_share_of_the_true_that_was_found() -> None:
     found, true = np.array([[1, 2, -1], [4, 5, 6]]), np.array([[2, 1, -1], [6, 7, 8]])
     assert exact.recall(found, true).tolist() == [1.0, 1 / 3]
     assert exact.recall(found, np.full((2, 3), -1)).tolist() == [0.0, 0.0]
+
+
+def test_recall_over_many_answers_takes_no_table_of_all_pairs() -> None:
+    n = 20_000  # a table of 4 queries would take 1.6 GB
+    tracemalloc.start()
+    rows = np.arange(4 * n).reshape(4, n)
+    assert exact.recall(rows[:, : n // 2], rows).tolist() == [0.5] * 4
+    most = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert most < 20_000_000
 
 
 def test_float16_rows_are_compared_in_float32() -> None:

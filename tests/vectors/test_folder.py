@@ -1,5 +1,6 @@
 """A vectors folder gives its rows by number, whatever its parts, and says what is wrong with it."""
 
+import os
 from pathlib import Path
 
 import numpy as np
@@ -142,6 +143,27 @@ def test_metadata_that_does_not_fit_is_told(tmp_path: Path) -> None:
     with pytest.raises(UserError) as error:
         _ = Vectors(folder).metadata_files
     assert str(error.value) == f"{folder}: metadata/ is missing or empty, and says what each row is; embed again"
+
+
+def test_an_opened_folder_keeps_no_file_open(tmp_path: Path) -> None:
+    """A collection may have more parts than a process may have files open."""
+    before = len(os.listdir("/proc/self/fd"))
+    vectors = Vectors(laying.ours(tmp_path / "v", (2,) * 20))
+    some = np.arange(0, 40, 3)[::-1]
+    wanted = laying.rows(40)[some].astype(np.float16).astype(np.float32)
+    assert np.array_equal(vectors.take("image", some), wanted)
+    pairs = np.repeat(some, 2)  # rows of a file that do not follow each other
+    assert np.array_equal(vectors.take("image", pairs), np.repeat(wanted, 2, axis=0))
+    assert len(os.listdir("/proc/self/fd")) == before
+
+
+def test_a_part_that_lacks_on_one_side_only_is_named(tmp_path: Path) -> None:
+    place = laying.ours(tmp_path / "v", (2, 2, 2))
+    (place / "img_emb" / "img_emb_000001.npy").unlink()
+    (place / "text_emb" / "text_emb_000002.npy").unlink()  # as many rows as there, but of other samples
+    with pytest.raises(UserError) as error:
+        Vectors(place)
+    assert str(error.value) == f"{place}: img_emb/ or text_emb/ lacks the part 1; embed again"
 
 
 def test_nothing_pickled_is_read(tmp_path: Path) -> None:

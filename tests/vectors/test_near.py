@@ -110,11 +110,39 @@ def test_looking_at_all_lists_equals_all_pairs(monkeypatch: pytest.MonkeyPatch) 
     assert np.array_equal(found, near.groups(rows, 0.97)[0])
 
 
+@pytest.mark.parametrize("dtype", [np.float16, np.float32])
+def test_of_equal_rows_one_is_compared(monkeypatch: pytest.MonkeyPatch, dtype: type) -> None:
+    rows = np.repeat(clustered(6, 3), [40, 1, 1, 30, 20, 2], 0).astype(dtype)
+    np.random.default_rng(0).shuffle(rows)
+    rows[::3] = 0
+    compared, connect = [], near.connect
+    monkeypatch.setattr(near, "connect", lambda first, one, two: (compared.append(len(one)), connect(first, one, two)))
+    shown: list[int] = []
+    first, _ = near.groups(rows, 0.9, shown.append)
+    assert sum(compared) <= 15 and shown == [len(rows)]  # pairs of six
+    assert first.tolist() == plain_groups(rows, 0.9)
+
+
 @pytest.mark.usefixtures("few_at_once")
-@pytest.mark.parametrize("threshold", [0.3, 1.0])
-def test_lists_of_rows_that_are_all_the_same_are_one_group(threshold: float) -> None:
-    first, _ = near.groups(np.tile(clustered(1, 0), (600, 1)), threshold)
-    assert not first.any()
+def test_of_equal_rows_of_another_set_one_is_compared(monkeypatch: pytest.MonkeyPatch) -> None:
+    rows = clustered(2000, 1, width=16, spread=0.02)
+    sizes: list[int] = []
+    make = near.Lists
+    monkeypatch.setattr(
+        near, "Lists", lambda rows, *more, **named: (sizes.append(len(rows)), make(rows, *more, **named))[1]
+    )
+    others = np.concatenate([rows[:1000], np.repeat(rows[:1], 3000, 0), np.zeros((500, 16), np.float16)])
+    flags = near.near_to(others, 0.98)[0](rows)
+    nothing, how = near.near_to(np.zeros((600, 16), np.float16), 0.98)
+    assert not nothing(rows[:3]).any() and how == "all pairs"
+    assert flags[:1000].all() and sizes == [len(np.unique(rows[:1000], axis=0))]
+
+
+@pytest.mark.usefixtures("few_at_once")
+def test_lists_of_rows_that_are_all_but_the_same_are_one_group() -> None:
+    rows = np.tile(clustered(1, 0).astype(np.float32), (600, 1)) * np.linspace(1, 1.01, 600, dtype=np.float32)[:, None]
+    first, how = near.groups(rows, 0.3)
+    assert not first.any() and "lists" in how
 
 
 @given(n=st.integers(1, 50), seed=st.integers(0, 99))

@@ -66,6 +66,40 @@ def test_what_was_cut_between_two_renames_is_brought_back(tmp_path: Path) -> Non
     assert place.is_dir()
 
 
+def test_a_writer_between_its_two_renames_is_let_be(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    place, old = tmp_path / "v", tmp_path / ".v.old"
+    old.mkdir()
+    write(old, "old")
+
+    def pause(_: float) -> None:  # in which the writer renames the new folder
+        place.mkdir()
+        write(place, "new")
+
+    monkeypatch.setattr(placing.time, "sleep", pause)
+    placing.recover(place)
+    assert (place / "deep" / "file").read_text() == "new" and old.is_dir()
+
+
+def test_what_a_link_leads_to_is_replaced(tmp_path: Path) -> None:
+    (tmp_path / "disk" / "v").mkdir(parents=True)
+    write(tmp_path / "disk" / "v", "old")
+    link = tmp_path / "link"
+    link.symlink_to(tmp_path / "disk" / "v")
+    with placing.beside(link, replace=True) as work:
+        write(work, "new")
+    assert link.is_symlink() and (tmp_path / "disk" / "v" / "deep" / "file").read_text() == "new"
+    assert sorted(path.name for path in tmp_path.rglob("*")) == ["deep", "disk", "file", "link", "v"]
+
+
+@pytest.mark.parametrize("replace", [False, True])
+def test_the_working_folder_is_not_replaced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, replace: bool) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UserError) as error, placing.beside(Path("."), replace):
+        raise AssertionError
+    assert str(error.value) == ".: is the folder you are in, and cannot be replaced; type it from another folder"
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_what_killed_processes_left_is_removed_and_what_others_write_is_not(tmp_path: Path) -> None:
     gone = subprocess.Popen([sys.executable, "-c", "pass"])
     gone.wait()

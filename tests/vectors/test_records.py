@@ -2,6 +2,8 @@
 
 import datetime
 import decimal
+import os
+import sqlite3
 import threading
 import time
 from collections.abc import Callable
@@ -248,6 +250,21 @@ def test_records_outlive_their_file(tmp_path: Path) -> None:
     records.write(tmp_path / "new", [pa.table({"key": ["other"]})])
     (tmp_path / "new").replace(tmp_path / "r")
     assert held.get([1])[0]["key"] == "k1" and len(held.where("1")) == N and len(Records(tmp_path / "r")) == 1
+
+
+def test_records_that_nobody_holds_are_closed(tmp_path: Path) -> None:
+    records.write(tmp_path / "r", [table()])
+
+    def opened() -> int:
+        return sum(os.path.realpath(f"/proc/self/fd/{name}").endswith("/r") for name in os.listdir("/proc/self/fd"))
+
+    held = Records(tmp_path / "r")
+    connection = held._reading
+    assert opened() == 2
+    del held
+    assert opened() == 0
+    with pytest.raises(sqlite3.ProgrammingError, match="closed"):  # and not just forgotten, which Python 3.13 tells of
+        connection.execute("select 1")
 
 
 def test_values_of_all_kinds_are_kept_as_sqlite_can(tmp_path: Path) -> None:

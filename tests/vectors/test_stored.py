@@ -152,6 +152,11 @@ def test_an_index_that_takes_its_place_meanwhile_is_opened_whole(
     assert Stored(place).about["kinds"]["image"]["files"][0] == "picture.index"
 
 
+def test_an_index_is_opened_from_within(folders: dict[str, Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(folders["flat"])
+    assert len(Stored(".")) == N
+
+
 def test_what_is_no_index_is_told(tmp_path: Path) -> None:
     made_by = "`clipkit index VECTORS --out INDEX` makes one"
     for name, told in (("none", f"no such folder; {made_by}"), (".", f"holds no index.json; {made_by}")):

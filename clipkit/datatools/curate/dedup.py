@@ -80,9 +80,7 @@ def dedup(
     embedded = None if exact else open_embedded(held, model, vectors, caption, workers)
     if embedded is not None and keep == "best":
         next(embedded.scores(start[:1]), None)  # captions that are missing are told before the work, not behind it
-    folder = Path(out).parent
-    folder.mkdir(parents=True, exist_ok=True)
-    work = _Work(held, caption, workers, embedded, folder)
+    work = _Work(held, caption, workers, embedded, Path(out).parent)
     about = {
         "command": "dedup", "exact": exact, "model": model, "vectors": vectors, "keep": keep, "against": against,
         "threshold": None if exact else threshold, "select": select,

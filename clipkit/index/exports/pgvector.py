@@ -7,7 +7,7 @@ from typing import Any, LiteralString, cast
 from urllib.parse import parse_qsl, urlencode, urlsplit, urlunsplit
 
 from clipkit.errors import UserError
-from clipkit.index.exports.rows import EXACT, Batch, Export
+from clipkit.index.exports.rows import EXACT, Batch, Export, plain
 
 AT_ONCE = 2000
 INDEXED = 2000
@@ -38,7 +38,10 @@ def _first_line(error: Exception) -> str:
 
 def _parted(url: str) -> tuple[str, str, str]:
     """(address without ours, table, address to show: without user and password)."""
-    parts = urlsplit(url)
+    try:
+        parts = urlsplit(url)
+    except ValueError as error:
+        raise UserError(f"--to postgresql: no address ({error})") from None
     query = parse_qsl(parts.query, keep_blank_values=True)
     name = dict(query).get("table", "")
     shown = f"postgresql://{parts.netloc.rpartition('@')[2]}{parts.path}"
@@ -153,7 +156,7 @@ def _value(value: Any, kind: str) -> Any:
     if value is None:
         return None
     if kind == "jsonb":
-        return Jsonb(_without_zeros(value))
+        return Jsonb(_without_zeros(plain(value)))
     return _without_zeros(value if isinstance(value, str) else str(value)) if kind == "text" else value
 
 

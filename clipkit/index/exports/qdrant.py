@@ -10,7 +10,7 @@ import numpy as np
 
 from clipkit.errors import UserError
 from clipkit.index import exports
-from clipkit.index.exports.rows import Export
+from clipkit.index.exports.rows import Export, plain
 
 AT_ONCE = 256
 """Points in a request: 5 MB of JSON at a width of 512; a server refuses more than 32."""
@@ -43,7 +43,10 @@ def _client(where: str) -> Any:
 
     if "://" in where:
         return QdrantClient(url=where, api_key=os.environ.get("QDRANT_API_KEY"), timeout=60, check_compatibility=False)
-    return QdrantClient(path=where)
+    try:
+        return QdrantClient(path=where)
+    except RuntimeError as error:  # another process has the folder open
+        raise UserError(f"--to qdrant:{where}: {error}") from None
 
 
 def _raise_told(error: Exception, where: str) -> None:
@@ -70,7 +73,7 @@ def fill(client: Any, name: str, rows: Export) -> None:
     }:
         raise UserError(f"--to qdrant: the collection {name} is there and holds other vectors; give another name")
     for batch in rows.batches(AT_ONCE, "qdrant"):
-        payloads = [_plain(record) for record in batch.table.to_pylist()]
+        payloads = [plain(record) for record in batch.table.to_pylist()]
         points = [
             models.PointStruct(id=number, vector=_vectors(batch.vectors, i), payload=payload)
             for i, (number, payload) in enumerate(zip(batch.ids, payloads, strict=True))
@@ -82,17 +85,6 @@ def fill(client: Any, name: str, rows: Export) -> None:
 def _vectors(rows: dict[str, np.ndarray], i: int) -> dict[str, Any]:
     """The vectors of one row by their kind, without those that are zeros."""
     return {kind: each[i].tolist() for kind, each in rows.items() if each[i].any()}
-
-
-def _plain(value: Any) -> Any:
-    """As JSON can say it: no NaN, bytes and dates as text."""
-    if isinstance(value, dict):
-        return {str(name): _plain(each) for name, each in value.items()}
-    if isinstance(value, list):
-        return [_plain(each) for each in value]
-    if isinstance(value, float):
-        return value if np.isfinite(value) else None
-    return value if value is None or isinstance(value, bool | int | str) else str(value)
 
 
 def _remove_from(client: Any, name: str, first: int) -> None:

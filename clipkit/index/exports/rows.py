@@ -50,21 +50,26 @@ class Export:
 
     @cached_property
     def schema(self) -> Any:
-        """The pyarrow schema of the metadata of all files; where they disagree, the wider type."""
+        """The pyarrow schema of the metadata of all files; where they disagree the wider type, or text."""
         import pyarrow as pa
         import pyarrow.parquet as pq
 
-        files = [path for part in self.source.parts for path in part.metadata_files]
-        found = pa.unify_schemas([self._ours(pq.read_schema(path)) for path in files], promote_options="permissive")
-        fields = [field.with_type(pa.string()) if pa.types.is_null(field.type) else field for field in found]
-        return pa.schema([field.with_nullable(True) for field in fields])
+        found: dict[str, Any] = {}
+        for path in (path for part in self.source.parts for path in part.metadata_files):
+            for field in self._ours(pq.read_schema(path)):
+                found[field.name] = _wider(found.get(field.name, field.type), field.type)
+        return pa.schema([(name, pa.string() if pa.types.is_null(kind) else kind) for name, kind in found.items()])
 
     def _ours(self, schema: Any) -> Any:
         """A schema with our names, and with `key`."""
         import pyarrow as pa
 
-        taken = ("id", *self.columns.values())
-        names = [f"{name}_" if name in taken else name for name in schema.names]
+        taken, names = {"id", *self.columns.values()}, []
+        for name in schema.names:
+            while name in taken:
+                name += "_"
+            taken.add(name)
+            names.append(name)
         found = pa.schema([field.with_name(name) for field, name in zip(schema, names, strict=True)])
         return found if "key" in names else found.append(pa.field("key", pa.string()))
 
@@ -90,5 +95,29 @@ class Export:
             numbers = pa.array([str(number) for number in range(first, first + table.num_rows)])
             columns["key"] = numbers if paths is None else paths.cast(pa.string())
         empty = pa.nulls(table.num_rows)
-        arrays = [columns.get(field.name, empty).cast(field.type) for field in self.schema]
+        arrays = [columns.get(field.name, empty).cast(field.type, safe=False) for field in self.schema]
         return pa.Table.from_arrays(arrays, schema=self.schema)
+
+
+def _wider(one: Any, other: Any) -> Any:
+    """The pyarrow type of a column that has these two: numbers the wider one, others text."""
+    import pyarrow as pa
+
+    if one == other:
+        return one
+    try:
+        both = [pa.schema([("x", kind)]) for kind in (one, other)]
+        return pa.unify_schemas(both, promote_options="permissive").field("x").type
+    except (pa.ArrowTypeError, pa.ArrowInvalid):
+        return pa.string()
+
+
+def plain(value: Any) -> Any:
+    """A value of the metadata as JSON can say it: no NaN, bytes and dates as text."""
+    if isinstance(value, dict):
+        return {str(name): plain(each) for name, each in value.items()}
+    if isinstance(value, list | tuple):
+        return [plain(each) for each in value]
+    if isinstance(value, float):
+        return value if np.isfinite(value) else None
+    return value if value is None or isinstance(value, bool | int | str) else str(value)

@@ -7,7 +7,8 @@ export function listen(on) {
   drops(on);
   document.addEventListener("paste", (event) => {
     const [file] = event.clipboardData?.files ?? [];
-    if (!file) return;
+    const words = event.target.matches?.("input") && event.clipboardData.types.includes("text/plain");
+    if (!file || words) return; // office programs put a picture of the words beside them
     event.preventDefault();
     on.take(file);
   });

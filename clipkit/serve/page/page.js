@@ -18,7 +18,7 @@ const LIMITS = { upload_mb: 10, k: 500 }; // until the server has told its own
 const at = (id) => document.getElementById(id);
 let state = read(location.hash);
 let about = null;
-let typing = null; // the timer of a search that waits for the next key
+let typing = null; // the timer of a search that waits for the next key; null: the state knows what the box holds
 let typed = false; // this entry of the history holds what is being typed
 let lost = false; // a picture that the address names is not there any more, which is still to be told
 let focusing = false; // the results to come take the focus
@@ -37,15 +37,27 @@ const view = viewer(at("view"), {
   like: alike,
 }, (hit) => write({ ...state, open: null, mode: "classify", subject: like(hit.id) }));
 
+// The state of the address, among the kinds of rows that there are.
+function addressed() {
+  const found = read(location.hash);
+  return !about || about.kinds.includes(found.kind) ? found : { ...found, kind: about.kinds[0] };
+}
+
 // Change the state; `how`: "push" makes an entry in the history, "replace" changes the one that is there.
 function go(changes, how = "push") {
-  clearTimeout(typing);
-  typed = false;
-  state = { ...state, ...changes };
+  const begun = typing === null ? {} : { words: at("words").value.trim() };
+  rest();
+  state = { ...state, ...begun, ...changes };
   const address = write(state);
   if (how === "push" && address !== (location.hash || "#")) history.pushState({ opened: changes.open != null }, "", address);
   else history.replaceState(history.state, "", address);
   render();
+}
+
+function rest() {
+  clearTimeout(typing);
+  typing = null;
+  typed = false;
 }
 
 function render() {
@@ -70,8 +82,8 @@ function renderHead(searching) {
   at("to-search").href = write({ ...state, mode: "search", open: null });
   const subject = state.subject ?? state.terms.find((term) => term.kind !== "text") ?? null;
   at("to-classify").href = write({ ...state, mode: "classify", open: null, subject });
-  if (at("words").value.trim() !== state.words) at("words").value = state.words;
-  at("add").disabled = at("exclude").disabled = !state.words;
+  if (typing === null && at("words").value.trim() !== state.words) at("words").value = state.words;
+  at("add").disabled = at("exclude").disabled = !at("words").value.trim();
   const words = [...state.terms.filter((term) => term.kind === "text").map((term) => term.value), state.words];
   document.title = [searching ? words.filter(Boolean).join(", ") : "Classify", about?.name || "clipkit search"].filter(Boolean).join(" · ");
 }
@@ -79,7 +91,7 @@ function renderHead(searching) {
 function renderFilters() {
   at("filters").hidden = !state.filters;
   at("to-filters").ariaExpanded = String(state.filters);
-  const count = [state.where, state.unique, state.diverse, state.kind !== "image"].filter(Boolean).length;
+  const count = [state.where, state.unique, state.diverse, about && state.kind !== about.kinds[0]].filter(Boolean).length;
   at("filtered").textContent = count ? ` · ${count}` : "";
   if (at("where").dataset.applied !== state.where) at("where").value = at("where").dataset.applied = state.where;
   at("k").value = state.k;
@@ -139,7 +151,7 @@ async function take(file) {
   at("problem").hidden = true;
   try {
     const term = { kind: "picture", value: await pictures.keep(file, about?.limits ?? LIMITS), weight: 1 };
-    go(state.mode === "classify" ? { subject: term } : { words: "", terms: [term], open: null });
+    go(state.mode === "classify" ? { subject: term, labels: at("labels").value.trim() } : { words: "", terms: [term], open: null });
   } catch (error) {
     say(error.message);
   }
@@ -212,9 +224,8 @@ function control() {
     }
   });
   addEventListener("hashchange", () => {
-    clearTimeout(typing);
-    typed = false;
-    state = read(location.hash);
+    rest();
+    state = addressed();
     render();
   });
   listen({ take, say, filters: toggle, jump: () => (at("words").focus(), at("words").select()) });
@@ -226,7 +237,7 @@ async function start() {
   } catch (error) {
     return refused(error, start);
   }
-  if (!about.kinds.includes(state.kind)) state.kind = about.kinds[0];
+  state = addressed();
   at("home").textContent = about.name || "clipkit search";
   at("kinds").hidden = about.kinds.length < 2;
   filters(about.columns, (where) => go({ where }));
@@ -246,7 +257,7 @@ function describe() {
     return item;
   }));
   const recall = about.recall?.image ?? about.recall?.text;
-  const found = recall ? `finds ${Math.floor(100 * recall)} % of what an exact search finds` : "";
+  const found = recall ? `finds ${Math.round(100 * recall)} % of what an exact search finds` : "";
   at("about").textContent = [rows, about.model, found].filter(Boolean).join(" · ");
 }
 

@@ -79,9 +79,9 @@ export function request(state, k) {
   };
 }
 
-// A weight of zero is a way to leave a term out for a while.
+// Is there anything that is wanted? A weight of zero is a way to leave a term out for a while.
 export function asks(state) {
-  return parse(state.words).length > 0 || state.terms.some((term) => term.weight !== 0);
+  return [...state.terms, ...parse(state.words)].some((term) => term.weight > 0);
 }
 
 function readTerm([kind, value]) {

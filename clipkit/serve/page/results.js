@@ -28,7 +28,7 @@ export function results(list, on) {
     else if (event.target.closest(".open")) on.open(number);
   });
   list.addEventListener("keydown", (event) => {
-    if (event.ctrlKey || event.metaKey || event.altKey) return;
+    if (!hits.length || event.ctrlKey || event.metaKey || event.altKey) return;
     const to = target(event.key, items(), current);
     if (to === null && event.key !== "m") return;
     event.preventDefault();

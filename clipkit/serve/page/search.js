@@ -23,6 +23,8 @@ export function searcher(list, on) {
     get hasMore() { return !at("more").hidden; },
     update(state, about) {
       const wanted = asks(state) ? request(state, state.k) : null;
+      const unwanted = state.words || state.terms.length;
+      if (!wanted) at("told").textContent = unwanted ? "Nothing to search for yet: add something that is wanted" : "";
       if (JSON.stringify(wanted) === JSON.stringify(asked)) return;
       [asked, facts] = [wanted, about];
       running?.abort();
@@ -49,6 +51,7 @@ export function searcher(list, on) {
     try {
       const { pictures, ...body } = wanted;
       const found = await ask("api/search", { ...body, image: pictures?.map(sent) }, signal);
+      if (signal.aborted) return; // while the answer was read
       at("hits").ariaBusy = "false";
       show(found, wanted, added);
     } catch (error) {
@@ -77,7 +80,6 @@ export function searcher(list, on) {
 
   function begin() {
     list.show([], false);
-    at("told").textContent = "";
     time({});
     at("more").hidden = true;
     at("hits").ariaBusy = "false";

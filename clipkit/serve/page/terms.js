@@ -29,7 +29,7 @@ export function terms(list, changed) {
     weight.setAttribute("aria-label", `Weight of ${called}`);
     remove.setAttribute("aria-label", `Remove ${called}`);
     weight.addEventListener("change", () => {
-      const value = Math.max(-4, Math.min(4, Number(weight.value) || 0));
+      const value = Math.max(-4, Math.min(4, Number(Number(weight.value).toFixed(2))));
       changed(shown.map((each, j) => (j === i ? { ...each, weight: value } : each)));
     });
     remove.addEventListener("click", () => changed(shown.filter((_, j) => j !== i)));

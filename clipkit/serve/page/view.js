@@ -2,6 +2,8 @@
 
 import { guard, name, thumbnail } from "./results.js";
 
+const LARGEST = 4; // times its own size
+
 // `on` has close(), step(1 | -1), like(hit). `classify` gives the address at which a hit is classified.
 export function viewer(dialog, on, classify) {
   const [image, title, facts] = ["img", "h2", "dl"].map((each) => dialog.querySelector(each));
@@ -51,6 +53,7 @@ export function viewer(dialog, on, classify) {
     image.parentElement.classList.remove("broken");
     image.alt = name(hit);
     if (hit.width && hit.height) Object.assign(image, { width: hit.width, height: hit.height });
+    image.style.maxWidth = hit.width ? `${LARGEST * hit.width}px` : "";
     image.src = thumbnail(hit.id, 1024);
     title.textContent = name(hit);
     button("classify").href = classify(hit);
