@@ -153,7 +153,8 @@ class _Trial:
 
 
 def _chosen(trial: _Trial, wish: float) -> dict[str, Any]:
-    part, facts = trial.stored.parts[trial.kind][0][1], trial.stored.about["kinds"][trial.kind]
+    part = max((part for _, part in trial.stored.parts[trial.kind]), key=len)
+    facts = trial.stored.about["kinds"][trial.kind]
     table, best, met = [], (np.zeros(1), Knobs()), False
     for knobs in settings(part, part.ranks or facts["rerank"] == "rows", trial.k):
         each, row = trial.of(knobs)

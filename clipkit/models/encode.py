@@ -182,7 +182,7 @@ def _by_threads(items: Iterable[Read], work: Callable[[Read], Done]) -> Iterator
     try:
         for item in items:
             waiting.append(pool.submit(work, item))
-            if len(waiting) > 2 * threads:
+            if len(waiting) > threads + 1:
                 yield waiting.popleft().result()
         while waiting:
             yield waiting.popleft().result()

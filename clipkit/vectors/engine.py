@@ -88,11 +88,14 @@ class Engine:
     def finest(self, queries: np.ndarray, k: int, allowed: np.ndarray) -> Found:
         """As `search`, but each allowed row is compared, by the finest codes there are."""
         faiss = _faiss()
-
         holder, more = self._holder(), _chosen(allowed)
-        if hasattr(holder, "nlist"):
-            return self._asked(holder, queries, k, faiss.SearchParametersIVF(nprobe=holder.nlist, **more))
-        return self._asked(holder, queries, k, faiss.SearchParameters(**more))
+        scanned = self._inner if holder is self._base else holder
+        params: Any = faiss.SearchParameters(**more)
+        if hasattr(scanned, "nlist"):
+            params = faiss.SearchParametersIVF(nprobe=scanned.nlist, **more)
+        if scanned is not holder:
+            params = faiss.SearchParametersPreTransform(index_params=params)
+        return self._asked(holder, queries, k, params)
 
     def _asked(self, index: Any, queries: np.ndarray, k: int, params: Any) -> Found:
         queries = np.ascontiguousarray(queries, np.float32)
@@ -106,9 +109,10 @@ class Engine:
         if not len(numbers):
             return np.empty((0, self.width), np.float32)
         holder = self._holder()
-        if hasattr(holder, "nlist"):
+        scanned = self._inner if holder is self._base else holder
+        if hasattr(scanned, "nlist"):
             with self._mapping:
-                holder.make_direct_map(True)
+                scanned.make_direct_map(True)
         return holder.reconstruct_batch(np.ascontiguousarray(numbers, np.int64))
 
     def _holder(self) -> Any:

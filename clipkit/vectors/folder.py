@@ -217,7 +217,7 @@ def _read(part: _Part, numbers: np.ndarray) -> np.ndarray:
     size = part.shape[1] * part.dtype.itemsize
     runs = np.flatnonzero(np.diff(numbers, prepend=-2) != 1).tolist()  # of consecutive rows
     try:
-        with open(part.path, "rb", buffering=0) as file:
+        with open(part.path, "rb") as file:
             for first, end in pairwise([*runs, len(numbers)]):
                 file.seek(part.offset + int(numbers[first]) * size)
                 if file.readinto(memoryview(out[first:end]).cast("B")) != (end - first) * size:  # type: ignore[arg-type]

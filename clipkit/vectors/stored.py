@@ -20,7 +20,7 @@ import numpy as np
 from clipkit.errors import ClipkitError, StorageError, UserError
 from clipkit.vectors import engine, exact
 from clipkit.vectors.engine import Engine, Found, Knobs
-from clipkit.vectors.joined import KEPT, Joined
+from clipkit.vectors.joined import KEPT, Joined, same_model
 from clipkit.vectors.placing import recover
 from clipkit.vectors.records import FILE, Records
 
@@ -51,14 +51,21 @@ class Stored:
         if not self.folder.is_dir():
             raise UserError(f"{folder}: no such folder; {MADE_BY}")
         while True:
-            inode = self.folder.stat().st_ino
+            inode = self._inode()
             try:
                 self._open(mapped)
             except ClipkitError:
-                if inode == self.folder.stat().st_ino:
+                if inode == self._inode():
                     raise
-            if inode == self.folder.stat().st_ino:  # else another index has taken its place meanwhile
+            if inode == self._inode():  # else another index has taken its place meanwhile
                 return
+
+    def _inode(self) -> int:
+        """0 between the two renames by which another folder takes its place."""
+        try:
+            return self.folder.stat().st_ino
+        except FileNotFoundError:
+            return 0
 
     def _open(self, mapped: bool) -> None:
         self.about = about(self.folder)
@@ -114,9 +121,13 @@ class Stored:
     def vectors(self) -> Joined:
         """The rows that the index was built of.
 
-        Raises: UserError when they are not where they were.
+        Raises: UserError when they are not where they were, or others are there.
         """
-        return Joined([facts["folder"] for facts in self.about["vectors"]], self._kept)
+        found = Joined([facts["folder"] for facts in self.about["vectors"]], self._kept)
+        same_model(self, found)
+        if found.folders != self.about["vectors"]:
+            raise UserError(f"{self.folder}: its vectors have changed since it was built; build it again")
+        return found
 
     def knobs(self, kind: str) -> Knobs:
         """How a kind is searched."""

@@ -14,6 +14,7 @@ N, K = 600, 5
 KINDS = {
     "Flat": Knobs(),
     "IVF4,Flat": Knobs(nprobe=4),
+    "OPQ8,IVF4,Flat": Knobs(nprobe=4),
     "IVF4,PQ8x4fs,Refine(SQ8)": Knobs(nprobe=4, candidates=N, k=K),
     "IVF4,PQ8x4fs,Refine(Flat)": Knobs(nprobe=4, candidates=N, k=K),
     "OPQ8,IVF4,PQ8x4fs,Refine(Flat)": Knobs(nprobe=4, candidates=N, k=K),
