@@ -59,25 +59,29 @@ class Block(ResidualAttentionBlock):
 
 
 def _mlp(mlp: Any, x: Tensor) -> Tensor:
+    if not _by_onednn(x):
+        return mlp(x)
     if type(mlp.gelu) is nn.GELU and mlp.gelu.approximate == "none":
         return _layer(mlp.c_proj, _layer(mlp.c_fc, x, gelu=True))
     return _layer(mlp.c_proj, mlp.gelu(_layer(mlp.c_fc, x)))
 
 
 def _layer(layer: nn.Module, x: Tensor, gelu: bool = False) -> Tensor:
-    """A linear layer, or what has taken its place."""
-    if isinstance(layer, nn.Linear) and type(layer).forward is nn.Linear.forward:
+    """A linear layer, or what has taken its place; and a GELU."""
+    if _by_onednn(x) and isinstance(layer, nn.Linear) and type(layer).forward is nn.Linear.forward:
         return _linear(x, layer.weight, layer.bias, gelu)
     return nn.functional.gelu(layer(x)) if gelu else layer(x)
 
 
 def _linear(x: Tensor, weight: Tensor, bias: Tensor | None, gelu: bool = False) -> Tensor:
-    """The product, and its GELU if wanted. Without gradients on a CPU by oneDNN, a tenth faster there than what torch
-    takes (LOG.md)."""
-    if x.device.type == "cpu" and x.dtype == torch.float32 and not torch.is_grad_enabled() and BY_ONEDNN:
-        return torch.ops.mkldnn._linear_pointwise(x, weight, bias, "gelu" if gelu else "none", [], "none")
-    x = linear(x, weight, bias)
-    return nn.functional.gelu(x) if gelu else x
+    if not _by_onednn(x):
+        return linear(x, weight, bias)
+    return torch.ops.mkldnn._linear_pointwise(x, weight, bias, "gelu" if gelu else "none", [], "none")
+
+
+def _by_onednn(x: Tensor) -> bool:
+    """For inference in float32 on a CPU oneDNN is a tenth faster than what torch takes for products (LOG.md)."""
+    return BY_ONEDNN and x.device.type == "cpu" and x.dtype == torch.float32 and torch.is_inference_mode_enabled()
 
 
 def _attention(q: Tensor, k: Tensor, v: Tensor, heads: int, plan: Plan) -> Tensor:

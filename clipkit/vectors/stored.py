@@ -125,8 +125,9 @@ class Stored:
         """
         found = Joined([facts["folder"] for facts in self.about["vectors"]], self._kept)
         same_model(self, found)
-        if found.folders != self.about["vectors"]:
-            raise UserError(f"{self.folder}: its vectors have changed since it was built; build it again")
+        sizes = [len(part) for part in found.parts]
+        if sizes != [facts["rows"] for facts in self.about["vectors"]] or len(found) != len(self):
+            raise UserError(f"{self.folder}: its vectors have other rows now ({sizes}); build it again")
         return found
 
     def knobs(self, kind: str) -> Knobs:

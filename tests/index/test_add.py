@@ -130,7 +130,7 @@ def test_where_old_vectors_are_gone_nothing_is_measured(tmp_path: Path, capsys: 
     shutil.rmtree(a)
     facts = add(b, tmp_path / "i")
     told = capsys.readouterr().err
-    assert f"{tmp_path / 'i'}: its vectors are not where they were ({a}: no such folder" in told
+    assert f"{tmp_path / 'i'}: its vectors are not what they were ({a}: no such folder" in told
     assert "the recall over all rows is not measured, for which the vectors of all of them are needed" in told
     assert facts["kinds"]["image"]["recall"] == {} and facts["kinds"]["image"]["knobs"] == wanted
     assert len(Stored(tmp_path / "i")) == 100

@@ -93,7 +93,7 @@ def test_without_vectors_the_codes_stand_in_and_that_is_told(
     found = stored.nearest("text", QUERIES, 299)[1]
     assert {int(number) for number in found[found >= 0]} == set(range(100, 299))
     compact(tmp_path / "i")  # of codes of codes, without a word about folders that never were
-    assert "not where they were" not in capsys.readouterr().err
+    assert "not what they were" not in capsys.readouterr().err
 
 
 def test_an_index_that_ranks_by_its_vectors_needs_them(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

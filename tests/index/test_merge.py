@@ -100,7 +100,7 @@ def test_without_vectors_the_most_careful_knobs_are_taken(tmp_path: Path, capsys
     shutil.rmtree(folders[1])
     facts = merge(places, tmp_path / "all")
     told = capsys.readouterr().err
-    assert f"{places[1]}: its vectors are not where they were" in told
+    assert f"{places[1]}: its vectors are not what they were" in told
     assert f"{tmp_path / 'all'}: its recall is not measured, for which all vectors are needed" in told
     assert facts["kinds"]["image"]["recall"] == {} and len(Stored(tmp_path / "all")) == 121
 

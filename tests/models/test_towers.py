@@ -15,7 +15,7 @@ from torch.nn.functional import normalize
 from clipkit import models, objectives, parallel
 from clipkit.distributed import Sharding
 from clipkit.errors import UserError
-from clipkit.models import image_tower, text_tower
+from clipkit.models import blocks, image_tower, text_tower
 from clipkit.models.blocks import Block
 from clipkit.step import gradients
 from clipkit.types import Batch
@@ -96,6 +96,24 @@ def test_embeddings_and_gradients_are_open_clips(tmp_path: Path, kind: str, monk
             close(grad, truth[name])
     assert any(isinstance(m, Block) for m in net.net.visual.modules()) == (ours is not False)
     assert peer.state_dict().keys() == net.net.state_dict().keys()
+
+
+@pytest.mark.skipif(not blocks.BY_ONEDNN, reason="torch was built without oneDNN")
+@pytest.mark.parametrize("quick", [False, True])
+def test_products_by_onednn_are_those_that_torch_makes(
+    tmp_path: Path, quick: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    net = model(tmp_path).float()
+    for block in net.net.visual.transformer.resblocks:
+        block.mlp.gelu = open_clip.transformer.QuickGELU() if quick else block.mlp.gelu
+    found = []
+    for on in (True, False):
+        monkeypatch.setattr(blocks, "BY_ONEDNN", on)
+        with torch.inference_mode(), torch.profiler.profile() as told:
+            found.append(net(pixels().float(), net.tokenizer(TEXTS)).pair())
+        assert any("_linear_pointwise" in event.key for event in told.key_averages()) == on
+    for one, two in zip(*found, strict=True):
+        torch.testing.assert_close(one, two, rtol=0, atol=1e-6)
 
 
 def test_the_last_block_computes_the_tokens_that_are_looked_at(tmp_path: Path) -> None:
