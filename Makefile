@@ -9,7 +9,7 @@ quickstart: $(VENV)/ready
 	$(BIN)/clipkit quickstart
 
 test: lint
-	$(BIN)/python -m pytest -n auto --dist loadfile
+	$(BIN)/python -m pytest -n auto --dist loadfile --no-loadscope-reorder
 
 lint: $(VENV)/ready
 	$(BIN)/ruff check .

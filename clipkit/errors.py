@@ -115,11 +115,11 @@ def guard(work: Callable[..., Any], *args: Any) -> None:
 
 
 def _end(code: str | int | None) -> NoReturn:
-    """End the process. One of several does without the interpreter's taking itself apart, in which gloo's threads abort
-    it now and then, after all was done (pytorch pull request 179291); what asked to be called at the end is called."""
-    if os.environ.get("WORLD_SIZE", "1") != "1" and (code is None or isinstance(code, int)):
+    """End the process. One of several that is done does without the interpreter's taking itself apart, in which gloo's
+    threads abort it now and then (pytorch pull request 179291); what asked to be called at the end is called."""
+    if os.environ.get("WORLD_SIZE", "1") != "1" and not code:
         atexit._run_exitfuncs()
         sys.stdout.flush()
         sys.stderr.flush()
-        os._exit(code or 0)
+        os._exit(0)
     sys.exit(code)

@@ -98,15 +98,6 @@ def test_a_cluster_that_is_not_there_and_a_folder_that_will_go_are_told(
     assert not (tmp_path / "out").exists()
 
 
-def test_too_many_unreadable_pictures_end_it_with_their_exit_code(place: Path, cluster: str, tmp_path: Path) -> None:
-    bad = [samples.sample(number, jpg=b"none") for number in range(12)]
-    samples.write_shard(tmp_path / "0.tar", [*bad, samples.sample(12)])
-    done = embed(place, cluster, "run", str(tmp_path), "--out", str(tmp_path / "out"))
-    assert done.returncode == 3, done.stderr
-    assert "unreadable" in done.stderr and "Traceback" not in done.stderr
-    assert not (tmp_path / "out/vectors.json").exists()
-
-
 def test_an_error_on_a_node_is_told_as_it_is_without_a_cluster(place: Path, cluster: str) -> None:
     done = embed(place, cluster, "run", "nowhere", "--out", "none")
     assert done.returncode == 2 and "nowhere: no such file or folder" in done.stderr
