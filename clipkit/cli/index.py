@@ -151,7 +151,8 @@ def _tell(place: str, remove: list[str] | None, to: str | None, as_json: bool) -
     if as_json:
         lines([told])
     else:
-        print(f"{place}: {told['removed']} rows are removed now, {told['all']} in all; unknown keys: {told['unknown']}")
+        unknown = f"; unknown keys: {told['unknown']}" if told["unknown"] else ""
+        print(f"{place}: {told['removed']} rows are removed now, {told['all']} in all{unknown}")
 
 
 def _show(place: str, about: dict[str, Any]) -> None:

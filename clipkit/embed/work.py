@@ -27,7 +27,7 @@ FORMAT = 1
 PART, LARGE_PART, LARGE = 10_000, 100_000, 10_000_000  # samples of a part, of a part of large collections, and these
 GPU_BATCH = 256
 FEW = 10
-"""So many bad samples are borne in any collection, if not all are bad."""
+"""Fewer bad samples than this are borne in any collection, if not all are bad, but where none is to be."""
 
 
 @dataclass(frozen=True)
@@ -239,7 +239,8 @@ class Work:
 
 def _refuse_bad(job: Job, found: Collection, left_out: Mapping[str, int], rows: int | None = None) -> None:
     bad, whole = sum(left_out.values()), len(found) + sum(found.lost.values())
-    if rows == 0 or (bad > job.max_bad * whole and (bad >= FEW or bad == whole)):
+    few = bad < FEW and bad < whole and job.max_bad > 0
+    if rows == 0 or (bad > job.max_bad * whole and not few):
         names = Path(job.out) / parts.PARTS
         named = f"; the files in {names} name them" if names.is_dir() else ""
         raise BadData(

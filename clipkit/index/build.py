@@ -60,17 +60,14 @@ def build(
         placing.refuse(place, replace)
         chosen = _kinds(rows, kinds)
         asked = prompts.of(rows, chosen, queries)
-        room = memory // len(chosen)
-        plans = {
-            kind: choose.choose(len(rows), rows.width, room, recall, engine, bool(rows.folders)) for kind in chosen
-        }
+        plan = choose.choose(len(rows), rows.width, memory, recall, engine, bool(rows.folders), len(chosen))
     with _beside(place, replace) as work:
         about = {
             "format": FORMAT, "model": rows.about.get("model"), "digest": rows.about.get("digest"), "rows": len(rows),
             "width": rows.width, "vectors": rows.folders,
             "asked": {"recall": recall, "memory": memory, "k": k, "engine": engine}, "kinds": {},
         }  # fmt: skip
-        for kind, plan in plans.items():
+        for kind in chosen:
             files = _files(rows, kind, plan, work, memory)
             about["kinds"][kind] = {**asdict(plan), "knobs": {}, "files": files}
         with distributed.together():

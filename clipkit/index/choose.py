@@ -65,10 +65,11 @@ def usual_memory() -> int:
 
 
 def choose(
-    rows: int, width: int, memory: int, recall: float = 0.95, engine: str = "auto", on_disk: bool = True
+    rows: int, width: int, memory: int, recall: float = 0.95, engine: str = "auto", on_disk: bool = True, kinds: int = 1
 ) -> Plan:
-    """A plan for rows of D = `width` that takes at most `memory` bytes to search and can reach `recall`. `engine`
-    is auto, flat, hnsw, or a factory string of FAISS; `on_disk` says that the vectors stay where they are, to be read.
+    """A plan for rows of D = `width` that can reach `recall` and takes, once for each of `kinds`, at most `memory`
+    bytes to search. `engine` is auto, flat, hnsw, or a factory string of FAISS; `on_disk` says that the vectors stay
+    where they are, to be read.
 
     Raises: UserError when the budget holds none, with the least that does.
     """
@@ -76,11 +77,12 @@ def choose(
         return _by_hand(rows, width, engine)
     plans = [plan for plan in _plans(rows, width, recall) if on_disk or plan.rerank != "rows"]
     for plan in plans:
-        if plan.bytes <= memory:
+        if kinds * plan.bytes <= memory:
             return plan
-    least = min(plan.bytes for plan in plans)
+    least = kinds * min(plan.bytes for plan in plans)
+    both = ", pictures and texts," if kinds > 1 else ""
     raise UserError(
-        f"--memory {told(memory)}: {rows} rows of width {width} take {told(least)} at the least; "
+        f"--memory {told(memory)}: {rows} rows of width {width}{both} take {told(least)} at the least; "
         f"type --memory {told(least)}, or index fewer rows"
     )
 

@@ -188,6 +188,10 @@ def test_too_many_bad_pictures_end_it_and_more_may_be_borne_then(model: str, tmp
         embed(model, str(source), str(out), part=4)
     assert not (out / "vectors.json").exists() and "key 00005" in (out / "parts/000001.json").read_text()
     assert embed(model, str(source), str(out), part=4, max_bad=0.3)["rows"] == 28
+    one = laid.shards(tmp_path / "o", (20,), bad=(3,))
+    assert embed(model, str(one), str(tmp_path / "x"))["rows"] == 19  # so few are borne in any collection
+    with pytest.raises(BadData, match=r"1 of 20 samples are unreadable"):
+        embed(model, str(one), str(tmp_path / "y"), max_bad=0.0)
     nothing = laid.shards(tmp_path / "n", (4,), bad=(0, 1, 2, 3))
     with pytest.raises(BadData, match=r"4 of 4 samples are unreadable"):
         embed(model, str(nothing), str(tmp_path / "w"), max_bad=1.0)

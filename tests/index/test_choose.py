@@ -68,6 +68,16 @@ def test_without_the_vectors_on_disk_nothing_is_ranked_by_them() -> None:
     )
 
 
+def test_a_budget_is_for_all_kinds_and_so_is_what_is_advised() -> None:
+    with pytest.raises(UserError) as error:
+        choose.choose(1_000_000, 512, 100_000_000, kinds=2)
+    assert str(error.value) == (
+        "--memory 100M: 1000000 rows of width 512, pictures and texts, take 144M at the least; "
+        "type --memory 144M, or index fewer rows"
+    )
+    assert choose.choose(1_000_000, 512, 144_000_000, kinds=2).bytes == 72_000_000
+
+
 def test_an_engine_by_hand() -> None:
     plans = [
         choose.choose(1000, 16, 1, engine=name) for name in ("flat", "hnsw", "IVF4,PQ8x4fs,Refine(Flat)", "IVF4,Flat")
