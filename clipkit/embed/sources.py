@@ -59,7 +59,8 @@ class InShards:
 
 
 class InFiles:
-    """Pictures that lie as files; a `.txt` of the same name is the caption. A key is the path in the folder."""
+    """Pictures that lie as files; a `.txt` of the same name is the caption. A key is the path in the folder, without
+    its suffix where no other file differs in it alone."""
 
     caption: str | None = "txt"
 
