@@ -4,7 +4,6 @@ from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
-from urllib.request import Request, urlopen
 
 import fsspec
 import pytest
@@ -15,10 +14,10 @@ from clipkit.errors import StorageError, UserError
 from clipkit.shards.remote import Patience
 from clipkit.train.copies import Copies, newest
 from clipkit.train.save import Saver
+from tests import s3_server
 from tests.checkpoint.test_saver import advance, running
 
 QUICK = Patience(tries=2, wait_s=0.0, stall_s=5.0)
-KEYS = {"AWS_ACCESS_KEY_ID": "test", "AWS_SECRET_ACCESS_KEY": "test", "AWS_DEFAULT_REGION": "us-east-1"}
 
 
 @pytest.fixture
@@ -34,20 +33,14 @@ def memory() -> Iterator[Any]:
 def s3(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
     """An S3 server with an empty bucket."""
     import s3fs
-    from moto.moto_server.threaded_moto_server import ThreadedMotoServer
 
-    server = ThreadedMotoServer("127.0.0.1", port=0, verbose=False)
-    server.start()
-    host, port = server.get_host_and_port()
-    for name, value in {**KEYS, "AWS_ENDPOINT_URL": f"http://{host}:{port}"}.items():
-        monkeypatch.setenv(name, value)
-    # what other tests of this process have put there outlives their servers
-    urlopen(Request(f"http://{host}:{port}/moto-api/reset", method="POST")).close()
-    s3fs.S3FileSystem.clear_instance_cache()
-    system = s3fs.S3FileSystem()
-    system.mkdir("bucket")
-    yield system
-    server.stop()
+    with s3_server.serving() as environment:
+        for name, value in environment.items():
+            monkeypatch.setenv(name, value)
+        s3fs.S3FileSystem.clear_instance_cache()
+        system = s3fs.S3FileSystem()
+        system.mkdir("bucket")
+        yield system
 
 
 def save(run: Path, step: int) -> Path:

@@ -23,18 +23,18 @@ from clipkit.errors import StorageError, UserError
 from clipkit.shards import cache as cache_module
 from clipkit.shards.cache import Cache, Prefetch, default_folder, name_of
 from clipkit.shards.remote import PATIENCE, Patience, Refused, expand, is_remote, read_small, size_of
+from tests import s3_server
 from tests.shards.flaky_server import FlakyServer, body, fetch_for_ever, read_all
 
 QUICK = Patience(tries=12, wait_s=0.01, longest_s=0.05, stall_s=1.0)
 ONCE = dataclasses.replace(QUICK, tries=1)
 SLOW = dataclasses.replace(QUICK, stall_s=60.0)
-CREDENTIALS = {"AWS_ACCESS_KEY_ID": "me", "AWS_SECRET_ACCESS_KEY": "mine", "AWS_DEFAULT_REGION": "us-east-1"}
 
 
 @pytest.fixture(autouse=True)
 def loopback_only(monkeypatch: pytest.MonkeyPatch) -> None:
     """No proxy, no credentials of this machine, no leave to run commands."""
-    for name in (*CREDENTIALS, "AWS_PROFILE", "AWS_ENDPOINT_URL", "CLIPKIT_ALLOW_PIPE"):
+    for name in (*s3_server.KEYS, "AWS_PROFILE", "AWS_ENDPOINT_URL", "CLIPKIT_ALLOW_PIPE"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("NO_PROXY", "127.0.0.1")
     monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
@@ -134,25 +134,18 @@ def test_a_missing_package_is_named(url: str, message: str, place: Path, monkeyp
 
 
 @pytest.fixture(scope="module")
-def endpoint() -> Iterator[str]:
-    """An S3 server with shards 0 to 3 in `bucket/set`."""
-    from moto.moto_server.threaded_moto_server import ThreadedMotoServer
-
-    server = ThreadedMotoServer("127.0.0.1", port=0, verbose=False)
-    server.start()
-    try:
-        host, port = server.get_host_and_port()
-        yield f"http://{host}:{port}"
-    finally:
-        server.stop()
+def environment() -> Iterator[dict[str, str]]:
+    """The environment of an S3 server with shards 0 to 3 in `bucket/set`."""
+    with s3_server.serving() as environment:
+        yield environment
 
 
 @pytest.fixture
-def s3(endpoint: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
-    """The file system that an environment with an endpoint and keys gives."""
+def s3(environment: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
+    """The file system that this environment gives."""
     import s3fs
 
-    for name, value in {**CREDENTIALS, "AWS_ENDPOINT_URL": endpoint}.items():
+    for name, value in environment.items():
         monkeypatch.setenv(name, value)
     s3fs.S3FileSystem.clear_instance_cache()
     system = s3fs.S3FileSystem()
@@ -221,7 +214,7 @@ def test_s3_says_at_once_what_is_not_there(s3: Any, place: Path, capsys: pytest.
 def test_s3_without_credentials_is_refused(s3: Any, place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     import s3fs
 
-    for name in CREDENTIALS:
+    for name in s3_server.KEYS:
         monkeypatch.delenv(name)
     monkeypatch.setenv("HOME", str(place))
     s3fs.S3FileSystem.clear_instance_cache()
@@ -236,8 +229,9 @@ def test_s3_without_credentials_is_refused(s3: Any, place: Path, monkeypatch: py
 
 @pytest.mark.parametrize("how", ["FSSPEC_S3_ENDPOINT_URL", "FSSPEC_S3"])
 def test_s3_endpoints_are_named_by_the_environment_and_the_process_ends_in_silence(
-    how: str, s3: Any, endpoint: str, place: Path, monkeypatch: pytest.MonkeyPatch
+    how: str, s3: Any, environment: dict[str, str], place: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    endpoint = environment["AWS_ENDPOINT_URL"]
     monkeypatch.delenv("AWS_ENDPOINT_URL")
     monkeypatch.setenv(how, f'{{"endpoint_url": "{endpoint}", "anon": true}}' if how == "FSSPEC_S3" else endpoint)
     for i in range(2):
