@@ -8,6 +8,9 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import torch
+
+from clipkit import checkpoint, config, models
 from clipkit.log import read_rows
 from tests import samples as samples_of
 
@@ -43,6 +46,19 @@ def architecture(folder: Path, **text: Any) -> str:
     path = folder / "small.json"
     path.write_text(json.dumps(cfg))
     return str(path)
+
+
+def saved(folder: Path, seed: int = 0, damage: bool = False) -> str:
+    """A run folder `folder/run` with one checkpoint of random weights, or where `damage` of no numbers."""
+    folder.mkdir(parents=True, exist_ok=True)
+    torch.manual_seed(seed)
+    model = models.create(models.Settings(arch=architecture(folder)), 10.0, None)
+    weights = model.net.state_dict()
+    if damage:
+        weights = {name: x * float("nan") if x.is_floating_point() else x for name, x in weights.items()}
+    files = {"model.safetensors": weights, "model.yaml": config.to_yaml(model.spec)}
+    checkpoint.save(folder / "run", 1, files, keep=1)
+    return str(folder / "run")
 
 
 def recipe(folder: Path, **more: Any) -> Path:

@@ -4,38 +4,17 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 from PIL import Image
 
 import clipkit
-from clipkit import cli, errors
+from clipkit import errors
 from clipkit.cli import show
 from tests import making, samples
-
-Run = Callable[..., tuple[int, str, str]]
-
-
-@pytest.fixture
-def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
-    """Calls the program with arguments in this process; gives (exit code, stdout, stderr)."""
-
-    def call(*arguments: str) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["clipkit", *arguments])
-        code = 0
-        try:
-            cli.main()
-        except SystemExit as end:
-            code = int(end.code or 0)
-        torch.set_flush_denormal(False)  # which training has set for this whole process
-        said = capsys.readouterr()
-        return code, said.out, said.err
-
-    return call
+from tests.conftest import Typed
 
 
 @pytest.fixture(scope="module")
@@ -89,8 +68,8 @@ def test_vectors_lie_as_clip_retrieval_writes_them(at: Path) -> None:
     np.testing.assert_allclose(text.astype(np.float32), wanted, atol=1e-3)
 
 
-def test_search_by_text_and_by_picture_finds_what_exact_arithmetic_finds(at: Path, run: Run) -> None:
-    code, out, _ = run("search", "index", "a red square", "--json", "-k", "4")
+def test_search_by_text_and_by_picture_finds_what_exact_arithmetic_finds(at: Path, typed: Typed) -> None:
+    code, out, _ = typed("search", "index", "a red square", "--json", "-k", "4")
     hits = [json.loads(line) for line in out.splitlines()]
     assert code == 0 and len(hits) == 4
     from clipkit.models import embed_texts
@@ -103,40 +82,40 @@ def test_search_by_text_and_by_picture_finds_what_exact_arithmetic_finds(at: Pat
     assert found[0].image() == making.picture(int(found[0].key))[0]
 
 
-def test_tables_go_to_pipes_as_tabs(at: Path, run: Run) -> None:
-    code, out, _ = run("search", "index", "a dot", "-k", "2")
+def test_tables_go_to_pipes_as_tabs(at: Path, typed: Typed) -> None:
+    code, out, _ = typed("search", "index", "a dot", "-k", "2")
     assert code == 0 and out.splitlines()[0] == "rank\tscore\tkey\tcaption\twhere" and len(out.splitlines()) == 3
 
 
-def test_a_folder_of_pictures_is_a_source(at: Path, tmp_path: Path, run: Run) -> None:
+def test_a_folder_of_pictures_is_a_source(at: Path, tmp_path: Path, typed: Typed) -> None:
     out = tmp_path / "own"
-    assert run("embed", "run", "pictures", "--out", str(out))[0] == 0
-    assert run("index", str(out), "--out", str(tmp_path / "own_index"))[0] == 0
-    code, lines, _ = run("search", str(tmp_path / "own_index"), "--image", "pictures/2.jpg", "--json", "-k", "9")
+    assert typed("embed", "run", "pictures", "--out", str(out))[0] == 0
+    assert typed("index", str(out), "--out", str(tmp_path / "own_index"))[0] == 0
+    code, lines, _ = typed("search", str(tmp_path / "own_index"), "--image", "pictures/2.jpg", "--json", "-k", "9")
     hits = [json.loads(line) for line in lines.splitlines()]
     assert code == 0 and len(hits) == 3 and hits[0]["key"] == "2" and hits[0]["caption"] == making.picture(2)[1]
 
 
-def test_classify_gives_probabilities_of_your_words(at: Path, tmp_path: Path, run: Run) -> None:
+def test_classify_gives_probabilities_of_your_words(at: Path, tmp_path: Path, typed: Typed) -> None:
     (tmp_path / "names.txt").write_text("red square\nblue dot\n\n")
-    code, out, _ = run("classify", "run", "pictures", "--classes", str(tmp_path / "names.txt"), "--json")
+    code, out, _ = typed("classify", "run", "pictures", "--classes", str(tmp_path / "names.txt"), "--json")
     rows = [json.loads(line) for line in out.splitlines()]
     assert code == 0 and [Path(row["image"]).name for row in rows] == ["0.jpg", "1.jpg", "2.jpg"]
     for row in rows:
         assert sum(row["scores"].values()) == pytest.approx(1) and set(row["scores"]) == {"red square", "blue dot"}
 
 
-def test_eval_prints_scores_and_appends_them(at: Path, tmp_path: Path, run: Run) -> None:
+def test_eval_prints_scores_and_appends_them(at: Path, tmp_path: Path, typed: Typed) -> None:
     suite, out = making.suite(tmp_path, at / "data"), tmp_path / "scores.jsonl"
-    code, printed, _ = run("eval", "run", suite, "--json", "--out", str(out))
+    code, printed, _ = typed("eval", "run", suite, "--json", "--out", str(out))
     assert code == 0 and out.read_text() == printed
     rows = [json.loads(line) for line in printed.splitlines()]
     assert [row["task"] for row in rows] == ["pairs", "colours"]
     assert rows[0]["facts"]["captions"] == 100 and rows[1]["facts"]["images"] == 50
 
 
-def test_settings_are_listed_with_their_help(run: Run) -> None:
-    code, out, _ = run("train", "--settings")
+def test_settings_are_listed_with_their_help(typed: Typed) -> None:
+    code, out, _ = typed("train", "--settings")
     rows = [line.split("\t") for line in out.splitlines()]
     assert code == 0 and ["optim.lr", "float > 0", "0.0005", "Peak learning rate."] in rows
     assert all(len(row) == 4 and row[3] for row in rows), "every setting has a help line"
@@ -204,10 +183,10 @@ def bad(at: Path) -> Path:
 
 
 @pytest.mark.parametrize("case", BAD)
-def test_bad_input_is_named_and_nothing_is_overwritten(bad: Path, run: Run, case: str) -> None:
+def test_bad_input_is_named_and_nothing_is_overwritten(bad: Path, typed: Typed, case: str) -> None:
     arguments, message = BAD[case]
     before = {path: path.read_bytes() for path in bad.rglob("*") if path.is_file()}
-    code, out, err = run(*arguments)
+    code, out, err = typed(*arguments)
     assert code == 2, err
     assert message in err and "Traceback" not in err and err.startswith("clipkit: "), err
     assert not out
@@ -215,9 +194,9 @@ def test_bad_input_is_named_and_nothing_is_overwritten(bad: Path, run: Run, case
     assert not (bad / "new").exists()
 
 
-def test_a_picture_that_is_none_costs_no_memory(at: Path, tmp_path: Path, run: Run) -> None:
+def test_a_picture_that_is_none_costs_no_memory(at: Path, tmp_path: Path, typed: Typed) -> None:
     Image.new("RGB", (1, 20_000)).save(tmp_path / "thin.png")
-    code, _, err = run("classify", "run", str(tmp_path / "thin.png"), "--classes", "a,b")
+    code, _, err = typed("classify", "run", str(tmp_path / "thin.png"), "--classes", "a,b")
     assert code == 3 and "thin.png: too" in err
 
 

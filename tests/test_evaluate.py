@@ -3,61 +3,29 @@
 import json
 import subprocess
 import sys
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
-from clipkit import certainty, checkpoint, cli, config, evals, models, sets
+from clipkit import certainty, evals, models, sets
 from clipkit.errors import UserError
 from clipkit.evals import Outcome
 from clipkit.evaluate import comparison, evaluate, results, score
 from clipkit.log import read_rows
 from tests import making, samples
-
-Run = Callable[..., tuple[int, str, str]]
-
-
-@pytest.fixture
-def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
-    """Calls the program with arguments in this process; gives (exit code, stdout, stderr)."""
-
-    def call(*arguments: object) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["clipkit", *map(str, arguments)])
-        code = 0
-        try:
-            cli.main()
-        except SystemExit as end:
-            code = int(end.code or 0)
-        said = capsys.readouterr()
-        return code, said.out, said.err
-
-    return call
-
-
-def saved(folder: Path, seed: int, damage: bool = False) -> str:
-    """A run folder with one checkpoint of random weights."""
-    folder.mkdir(parents=True, exist_ok=True)
-    torch.manual_seed(seed)
-    model = models.create(models.Settings(arch=making.architecture(folder)), 10.0, None)
-    weights = model.net.state_dict()
-    if damage:
-        weights = {name: x * float("nan") if x.is_floating_point() else x for name, x in weights.items()}
-    files = {"model.safetensors": weights, "model.yaml": config.to_yaml(model.spec)}
-    checkpoint.save(folder / "run", 1, files, keep=1)
-    return str(folder / "run")
+from tests.conftest import Typed
 
 
 @pytest.fixture(scope="module")
 def one(tmp_path_factory: pytest.TempPathFactory) -> str:
-    return saved(tmp_path_factory.mktemp("one"), 0)
+    return making.saved(tmp_path_factory.mktemp("one"), 0)
 
 
 @pytest.fixture(scope="module")
 def other(tmp_path_factory: pytest.TempPathFactory) -> str:
-    return saved(tmp_path_factory.mktemp("other"), 1)
+    return making.saved(tmp_path_factory.mktemp("other"), 1)
 
 
 @pytest.fixture
@@ -66,8 +34,8 @@ def suite(tmp_path: Path) -> str:
     return making.suite(tmp_path, making.shards(tmp_path / "data", (20, 0, 13)))
 
 
-def test_a_table_has_a_row_of_each_score_with_its_interval(run: Run, one: str, suite: str) -> None:
-    code, out, _ = run("eval", one, suite)
+def test_a_table_has_a_row_of_each_score_with_its_interval(typed: Typed, one: str, suite: str) -> None:
+    code, out, _ = typed("eval", one, suite)
     head, *rows = [line.split("\t") for line in out.splitlines()]
     assert code == 0 and head == ["data set", "score", "value", "interval"]
     told = {(task, name): (value, interval) for task, name, value, interval in rows}
@@ -77,9 +45,11 @@ def test_a_table_has_a_row_of_each_score_with_its_interval(run: Run, one: str, s
     assert {task for task, _ in told} == {"pairs", "colours"} and ("pairs", "mean_recall@5") in told
 
 
-def test_a_row_says_what_was_scored_and_its_files_lie_beside_it(run: Run, one: str, suite: str, tmp_path: Path) -> None:
+def test_a_row_says_what_was_scored_and_its_files_lie_beside_it(
+    typed: Typed, one: str, suite: str, tmp_path: Path
+) -> None:
     out = tmp_path / "out/scores.jsonl"
-    code, printed, _ = run("eval", one, suite, "--out", out, "--json")
+    code, printed, _ = typed("eval", one, suite, "--out", out, "--json")
     rows = read_rows(out)
     assert code == 0 and list(map(json.loads, printed.splitlines())) == rows
     assert [(row["model"], row["task"], row["kind"], row["main"]) for row in rows] == [
@@ -102,38 +72,38 @@ def test_a_row_says_what_was_scored_and_its_files_lie_beside_it(run: Run, one: s
     assert held["prompts_digest"] and rows[1]["level"] == 0.95
 
 
-def test_a_data_set_that_cannot_be_scored_does_not_stop_the_others(run: Run, one: str, tmp_path: Path) -> None:
+def test_a_data_set_that_cannot_be_scored_does_not_stop_the_others(typed: Typed, one: str, tmp_path: Path) -> None:
     data = str(making.shards(tmp_path / "data", (9,)))
     wrong = {"kind": "zeroshot", "data": data, "label": "json:nothing"}
     tasks = [{"name": "a", **wrong}, {"name": "b", "kind": "retrieval", "data": data}, {"name": "c", **wrong}]
     (tmp_path / "s.yaml").write_text(json.dumps({"tasks": tasks, "average": True}))
-    code, out, said = run("eval", one, tmp_path / "s.yaml", "--json")
+    code, out, said = typed("eval", one, tmp_path / "s.yaml", "--json")
     assert code == 2 and [json.loads(line)["task"] for line in out.splitlines()] == ["b"]
     assert "2 of 2 evaluations" not in said and "2 of 3 evaluations cannot be done" in said
     assert f"  {one}: a: " in said and f"  {one}: c: " in said and "average" not in out
-    code, out, _ = run("eval", one, tmp_path / "s.yaml")
+    code, out, _ = typed("eval", one, tmp_path / "s.yaml")
     assert code == 2 and "b\tmean_recall@1" in out and "median_rank (less is better)" in out
 
 
-def test_classes_without_a_picture_are_told(run: Run, one: str, tmp_path: Path) -> None:
+def test_classes_without_a_picture_are_told(typed: Typed, one: str, tmp_path: Path) -> None:
     data = making.shards(tmp_path / "data", (6,))
     tree = {"kind": "zeroshot", "data": str(data), "label": "cls", "classes": [*samples.COLORS]}
     (tmp_path / "colours.yaml").write_text(json.dumps(tree))
-    code, _, said = run("eval", one, tmp_path / "colours.yaml")
+    code, _, said = typed("eval", one, tmp_path / "colours.yaml")
     assert code == 0 and "colours: 2 of 8 classes have no picture" in said
 
 
-def test_a_results_file_that_was_cut_short_says_so(run: Run, one: str, suite: str, tmp_path: Path) -> None:
+def test_a_results_file_that_was_cut_short_says_so(typed: Typed, one: str, suite: str, tmp_path: Path) -> None:
     path = tmp_path / "scores.jsonl"
-    run("eval", one, suite, "--out", path)
+    typed("eval", one, suite, "--out", path)
     path.write_bytes(path.read_bytes()[:-40])
     assert len(results.read(path)) == 1
-    _, _, said = run("eval", "--compare", path, path)
+    _, _, said = typed("eval", "--compare", path, path)
     assert "scores.jsonl: its last line is cut short and is left out" in said
 
 
-def test_tables_know_where_their_pictures_lie(run: Run, one: str, suite: str, tmp_path: Path) -> None:
-    run("eval", one, suite, "--out", tmp_path / "scores.jsonl")
+def test_tables_know_where_their_pictures_lie(typed: Typed, one: str, suite: str, tmp_path: Path) -> None:
+    typed("eval", one, suite, "--out", tmp_path / "scores.jsonl")
     row = read_rows(tmp_path / "scores.jsonl")[1]
     kept = json.loads((tmp_path / row["tables"]).read_text())
     shown = [item["number"] for kind in ("right", "wrong") for item in kept["tables"]["examples"][kind]]
@@ -182,23 +152,23 @@ def test_a_second_run_loads_no_model_and_writes_no_second_row(one: str, suite: s
     assert not loaded & {"open_clip", "torchvision", "transformers", "accelerate", "sklearn", "matplotlib"}
 
 
-def test_what_was_stopped_goes_on(run: Run, one: str, suite: str, tmp_path: Path) -> None:
+def test_what_was_stopped_goes_on(typed: Typed, one: str, suite: str, tmp_path: Path) -> None:
     out, colours = tmp_path / "s.jsonl", tmp_path / "colours.yaml"
     good = colours.read_text()
     colours.write_text(json.dumps({**json.loads(good), "classes": ["red", "green"]}))
-    code, _, said = run("eval", one, suite, "--out", out)
+    code, _, said = typed("eval", one, suite, "--out", out)
     assert code == 2 and "which is not among the 2 classes" in said
     assert [row["task"] for row in read_rows(out)] == ["pairs"]
     with out.open("a") as file:
         file.write('{"model": "cut sh')  # what a kill leaves
     colours.write_text(good)
-    code, _, _ = run("eval", one, suite, "--out", out)
+    code, _, _ = typed("eval", one, suite, "--out", out)
     assert code == 0 and [row["task"] for row in read_rows(out)] == ["pairs", "colours"]
-    run("eval", one, suite, "--out", tmp_path / "whole.jsonl")
+    typed("eval", one, suite, "--out", tmp_path / "whole.jsonl")
     assert [row["scores"] for row in read_rows(out)] == [row["scores"] for row in read_rows(tmp_path / "whole.jsonl")]
 
 
-def test_cache_and_batch_and_level_change_no_score(run: Run, one: str, suite: str, cache: Path) -> None:
+def test_cache_and_batch_and_level_change_no_score(typed: Typed, one: str, suite: str, cache: Path) -> None:
     plain = evaluate(one, suite, cache=False, batch=7)
     assert not (cache / "clipkit/features").exists()
     kept = evaluate(one, suite, level=0.8)
@@ -209,9 +179,9 @@ def test_cache_and_batch_and_level_change_no_score(run: Run, one: str, suite: st
         assert any(a["intervals"][name][1] > b["intervals"][name][1] for name in a["intervals"])
 
 
-def test_several_models_are_scored_and_compared(run: Run, one: str, other: str, suite: str, tmp_path: Path) -> None:
+def test_several_models_are_scored_and_compared(typed: Typed, one: str, other: str, suite: str, tmp_path: Path) -> None:
     out = tmp_path / "s.jsonl"
-    code, printed, _ = run("eval", one, other, suite, "--compare", "--json", "--out", out)
+    code, printed, _ = typed("eval", one, other, suite, "--compare", "--json", "--out", out)
     found = list(map(json.loads, printed.splitlines()))
     rows, told = [row for row in found if "model" in row], [row for row in found if "first" in row]
     assert code == 0 and [row["model"] for row in rows] == [one, one, other, other]
@@ -220,18 +190,18 @@ def test_several_models_are_scored_and_compared(run: Run, one: str, other: str, 
     assert acc["values"] == [rows[1]["scores"]["acc1"], rows[3]["scores"]["acc1"]] and acc["test"] == "McNemar"
     assert acc["difference"] == pytest.approx(acc["values"][1] - acc["values"][0])
     assert acc["interval"][0] < acc["difference"] < acc["interval"][1] and (acc["first"], acc["second"]) == (one, other)
-    code, printed, _ = run("eval", "--compare", out, "--json")
+    code, printed, _ = typed("eval", "--compare", out, "--json")
     assert code == 0 and list(map(json.loads, printed.splitlines())) == told
-    code, printed, _ = run("eval", one, other, suite, "--compare")
+    code, printed, _ = typed("eval", one, other, suite, "--compare")
     assert code == 0 and "model\tdata set\tscore" in printed
     assert "data set\tscore\tfirst\tsecond\tdifference\tinterval\tp\tbetter" in printed
 
 
-def test_results_of_one_name_are_told_apart_by_their_files(run: Run, one: str, suite: str, tmp_path: Path) -> None:
+def test_results_of_one_name_are_told_apart_by_their_files(typed: Typed, one: str, suite: str, tmp_path: Path) -> None:
     places = [tmp_path / "a.jsonl", tmp_path / "b.jsonl"]
     for place in places:
-        run("eval", one, suite, "--out", place)
-    code, printed, _ = run("eval", "--compare", *places, "--json")
+        typed("eval", one, suite, "--out", place)
+    code, printed, _ = typed("eval", "--compare", *places, "--json")
     row = json.loads(printed.splitlines()[0])
     assert code == 0 and (row["first"], row["second"]) == tuple(f"{place}: {one}" for place in places)
     assert row["difference"] == 0 and row["p"] == 1 and row["better"] is None
@@ -281,14 +251,14 @@ def test_an_average_is_the_plain_mean_and_its_doubt_that_of_independent_sets() -
     assert results.average([one(0.4, 0.3, 0.5), one(None, 0, 1)], 0.95) is None
 
 
-def test_a_suite_that_asks_for_it_ends_with_its_average(run: Run, one: str, suite: str, tmp_path: Path) -> None:
+def test_a_suite_that_asks_for_it_ends_with_its_average(typed: Typed, one: str, suite: str, tmp_path: Path) -> None:
     Path(suite).write_text(json.dumps({**json.loads(Path(suite).read_text()), "average": True}))
     rows = [result.row for result in score([one], suite, out=str(tmp_path / "s.jsonl"))]
     assert rows[-1]["task"] == "average" and rows[-1]["facts"] == {"tasks": 2}
     mains = [row["scores"][row["main"]] for row in rows[:2]]
     assert rows[-1]["scores"]["average"] == pytest.approx(sum(mains) / 2)
     assert [row["task"] for row in read_rows(tmp_path / "s.jsonl")] == ["pairs", "colours", "average"]
-    code, printed, said = run("eval", "--compare", tmp_path / "s.jsonl", "--json")
+    code, printed, said = typed("eval", "--compare", tmp_path / "s.jsonl", "--json")
     assert code == 2 and not printed and "--compare: two models, or results of two models, are needed" in said
 
 
@@ -325,17 +295,17 @@ def bad_sets(folder: Path) -> dict[str, tuple[dict[str, Any], str]]:
 
 
 @pytest.mark.parametrize("case", ["label", "classes", "missing", "broken", "empty", "main"])
-def test_bad_data_is_one_line_and_exit_code_2(run: Run, one: str, tmp_path: Path, case: str) -> None:
+def test_bad_data_is_one_line_and_exit_code_2(typed: Typed, one: str, tmp_path: Path, case: str) -> None:
     tree, message = bad_sets(tmp_path)[case]
     (tmp_path / "t.yaml").write_text(json.dumps(tree))
-    code, out, said = run("eval", one, tmp_path / "t.yaml")
+    code, out, said = typed("eval", one, tmp_path / "t.yaml")
     lines = [line for line in said.splitlines() if line.startswith("clipkit: ")]
     assert code == 2 and not out and len(lines) == 1 and message in lines[0], said
     assert "Traceback" not in said and said.endswith(lines[0] + "\n")
 
 
-def test_a_model_that_embeds_no_numbers_is_named(run: Run, suite: str, tmp_path: Path) -> None:
-    code, out, said = run("eval", saved(tmp_path / "nan", 0, damage=True), suite)
+def test_a_model_that_embeds_no_numbers_is_named(typed: Typed, suite: str, tmp_path: Path) -> None:
+    code, out, said = typed("eval", making.saved(tmp_path / "nan", 0, damage=True), suite)
     assert code == 2 and not out and "its embedding is not finite; the model is damaged" in said.splitlines()[-1]
 
 
@@ -357,7 +327,7 @@ BAD = {
 
 @pytest.mark.parametrize("case", BAD)
 def test_bad_arguments_are_named(
-    run: Run, suite: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, case: str
+    typed: Typed, suite: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, case: str
 ) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "odd.jsonl").write_text('{"step": 1}\n')
@@ -365,5 +335,5 @@ def test_bad_arguments_are_named(
     (tmp_path / "bare.jsonl").write_text(json.dumps(row) + "\n")
     (tmp_path / "gone.jsonl").write_text(json.dumps({**row, "outcomes": "gone/t-1.npz"}) + "\n")
     arguments, message = BAD[case]
-    code, out, said = run(*arguments)
+    code, out, said = typed(*arguments)
     assert code == 2 and not out and message in said and "Traceback" not in said, said

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from clipkit import checkpoint, config, evals, features, models
+from clipkit import evals, features, models
 from clipkit.errors import UserError
 from clipkit.evals import retrieval, zeroshot
 from clipkit.features import Features
@@ -33,7 +33,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> str:
 @pytest.fixture
 def run(tmp_path: Path) -> Path:
     """A run folder with one checkpoint."""
-    return saved(tmp_path)
+    return Path(making.saved(tmp_path))
 
 
 @pytest.fixture(autouse=True)
@@ -48,13 +48,6 @@ def small(folder: Path, seed: int = 0) -> models.DualEncoder:
 def of_arch(arch: str, seed: int = 0) -> models.DualEncoder:
     torch.manual_seed(seed)
     return models.create(models.Settings(arch=arch), 10.0, None).eval()
-
-
-def saved(folder: Path, seed: int = 0) -> Path:
-    model = small(folder, seed)
-    files = {"model.safetensors": model.net.state_dict(), "model.yaml": config.to_yaml(model.spec)}
-    checkpoint.save(folder / "run", 1, files, keep=1)
-    return folder / "run"
 
 
 def plain(model: models.DualEncoder, data: str) -> Tensor:
@@ -185,7 +178,7 @@ def test_a_part_that_was_cut_short_is_made_again(run: Path, data: str, tmp_path:
 
 def test_other_weights_and_other_pictures_are_never_taken_for_the_kept_ones(tmp_path: Path) -> None:
     cache, data = tmp_path / "cache", making.shards(tmp_path / "data", (5,))
-    runs = [saved(making.shards(tmp_path / f"{seed}", (1,)), seed) for seed in (0, 1)]
+    runs = [Path(making.saved(making.shards(tmp_path / f"{seed}", (1,)), seed)) for seed in (0, 1)]
     first, other = (Features(models.Named(str(one)), cache).images(open_set(str(data))) for one in runs)
     assert not torch.allclose(first, other, atol=1e-3)
     making.shards(data, (5,), first=1)

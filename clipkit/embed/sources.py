@@ -58,29 +58,19 @@ class InShards:
         return sorted(shards.json_keys(self.source, *self.source.place(0)))
 
 
-class InFiles:
+class InFiles(sets.Files):
     """Pictures that lie as files; a `.txt` of the same name is the caption. A key is the path in the folder, without
     its suffix where no other file differs in it alone."""
 
     caption: str | None = "txt"
 
     def __init__(self, root: Path, paths: Sequence[Path]) -> None:
-        self.root, self.paths = root.resolve(), list(paths)
+        super().__init__(paths, [])
+        self.root = root.resolve()
         self.lost: Mapping[str, int] = {}
         self._inside = [path.relative_to(root).as_posix() for path in paths]
         self._twice = _twice(self._inside)
         self.fingerprint = hashing.of(str(self.root), self._inside)
-
-    def __len__(self) -> int:
-        return len(self.paths)
-
-    def name(self, number: int) -> str:
-        """The path."""
-        return str(self.paths[number])
-
-    def image(self, number: int) -> bytes:
-        """The bytes of a picture."""
-        return self.paths[number].read_bytes()
 
     def record(self, number: int) -> dict[str, Any]:
         """Key, caption and path."""
@@ -91,10 +81,6 @@ class InFiles:
         path = f"{self.root}/{self._inside[number]}"
         key = _key(self._inside[number], self._twice)
         return {"image_path": path, "key": key, "caption": caption, **_whole(path)}
-
-    def fields(self) -> list[str]:
-        """None: there are only files."""
-        return []
 
 
 class InTable:

@@ -46,6 +46,7 @@ class Api:
 
     def __init__(self, service: Service) -> None:
         self.service = service
+        service.index.stored.records.closed = schemas.CLOSED
         self.files = dict(_page())
 
     def routes(self) -> APIRouter:

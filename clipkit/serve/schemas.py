@@ -12,7 +12,9 @@ MOST_PARTS = 16  # of a query
 MOST_PROMPTS = 500  # labels times templates: as many texts go through the model
 HIDDEN = ("sha256", "width", "height")
 """Columns that are no fields of a hit: clipkit's own, and those that have a place of theirs."""
-OURS = ("id", "shard", "offset", "size", "sha256")
+CLOSED = frozenset({"image_path", "shard", "offset", "sha256"})
+"""Columns that tell where a picture lies, or what its bytes are: conditions do not see them."""
+OURS = CLOSED | {"id", "size"}
 """Columns that people have no conditions about."""
 
 Words = Annotated[str, StringConstraints(min_length=1, max_length=2000)]

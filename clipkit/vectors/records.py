@@ -39,7 +39,8 @@ TOKEN = re.compile(
 
 
 class Records:
-    """The metadata of an index; any number of threads may read. `columns` are {name: INTEGER, REAL or TEXT}.
+    """The metadata of an index; any number of threads may read. `columns` are {name: INTEGER, REAL or TEXT}; those that
+    are put into `closed` are to conditions as if they were not there.
 
     The file is opened here, to look up and for conditions: another may take its place meanwhile, and who looks up does
     not wait for a condition. It is closed when the records are gone.
@@ -56,6 +57,7 @@ class Records:
         self.columns = {name: kind.upper() for _, name, kind, *_ in self._ask("pragma table_info(items)")}
         if not {"id", "key"} <= self.columns.keys():
             raise StorageError(f"{path}: damaged (no table of items); build the index again")
+        self.closed: frozenset[str] = frozenset()
         self._count = self._ask("select count(*) from items")[0][0]
 
     def __len__(self) -> int:
@@ -89,10 +91,10 @@ class Records:
         The expression may read columns and call ALLOWED functions, and nothing else.
         Raises: UserError when it is none, asks for something else, or takes longer than `limit_s`.
         """
-        if fault := _fault_of(condition, list(self.columns)):
+        if fault := _fault_of(condition, self._open):
             raise _refused(condition, fault)
         with self._judged:
-            self._judging.set_authorizer(_Guard())
+            self._judging.set_authorizer(_Guard(self.closed))
             ends = time.monotonic() + limit_s
             self._judging.set_progress_handler(lambda: int(time.monotonic() > ends), STEPS)
             try:
@@ -103,12 +105,16 @@ class Records:
                     raise self._damaged(error) from None
                 raise _refused(condition, self._fault(str(error), limit_s)) from None
 
+    @property
+    def _open(self) -> list[str]:
+        return [name for name in self.columns if name not in self.closed]
+
     def _fault(self, text: str, limit_s: float) -> str:
         """SQLite's words for people who have not seen the whole statement."""
         if text == "interrupted":
             return f"takes longer than {limit_s:g} s; ask for something simpler"
-        if column := re.fullmatch(r"no such column: (.*)", text):
-            return _no_column(column[1], list(self.columns))
+        if column := re.fullmatch(r"no such column: (.*)|access to items\.(.*) is prohibited", text):
+            return _no_column(column[1] or column[2], self._open)
         if "prohibited" in text or "not authorized" in text or text.startswith("no such function"):
             return f"only the columns, operators and these functions are allowed: {', '.join(ALLOWED[:-2])} ({text})"
         if text == 'near ")": syntax error':  # our own bracket, behind the condition
@@ -144,16 +150,16 @@ def _opened(path: Path, owner: Records) -> sqlite3.Connection:
 
 
 class _Guard:
-    """SQLite's authorizer: one SELECT, the columns of `items`, and the ALLOWED functions."""
+    """SQLite's authorizer: one SELECT, the columns of `items` that are not closed, and the ALLOWED functions."""
 
-    def __init__(self) -> None:
-        self.selects = 0
+    def __init__(self, closed: frozenset[str]) -> None:
+        self.selects, self._closed = 0, closed
 
     def __call__(self, action: int, one: str | None, two: str | None, *_: str | None) -> int:
         self.selects += action == sqlite3.SQLITE_SELECT
         good = (
             (action == sqlite3.SQLITE_SELECT and self.selects == 1)
-            or (action == sqlite3.SQLITE_READ and one == "items")
+            or (action == sqlite3.SQLITE_READ and one == "items" and two not in self._closed)
             or (action == sqlite3.SQLITE_FUNCTION and str(two).lower() in ALLOWED)
         )
         return sqlite3.SQLITE_OK if good else sqlite3.SQLITE_DENY

@@ -7,12 +7,10 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-import torch
 
-from clipkit import checkpoint, config, models, shards
+from clipkit import shards
 from clipkit.data import Settings, open_stream
 from clipkit.types import Preprocess
-from tests.making import architecture
 from tests.samples import encoded, shape, toy_tokenizer, write_shard
 
 BROKEN = b"\xff\xd8\xff\xe0 not a jpeg"
@@ -79,13 +77,3 @@ def angles(*degrees: float) -> np.ndarray:
     """Unit rows [n, 2] at these angles."""
     radians = np.deg2rad(degrees)
     return np.stack([np.cos(radians), np.sin(radians)], 1)
-
-
-def run(folder: Path) -> str:
-    """A run folder with a small model that was never trained."""
-    torch.manual_seed(0)
-    folder.mkdir(parents=True, exist_ok=True)
-    model = models.create(models.Settings(arch=architecture(folder)), 10.0, None).eval()
-    files = {"model.safetensors": model.net.state_dict(), "model.yaml": config.to_yaml(model.spec)}
-    checkpoint.save(folder / "run", 1, files, keep=1)
-    return str(folder / "run")

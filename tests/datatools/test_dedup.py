@@ -16,7 +16,8 @@ from clipkit.datatools.curate.dedup import dedup
 from clipkit.datatools.curate.filter import filter
 from clipkit.errors import StorageError, UserError
 from clipkit.vectors import groups_picture, near
-from tests.datatools.curating import BROKEN, angles, kept, one, run, trained_on, vectors_of, write
+from tests import making
+from tests.datatools.curating import BROKEN, angles, kept, one, trained_on, vectors_of, write
 from tests.samples import encoded, shape
 
 # By bytes
@@ -148,7 +149,7 @@ def test_one_sample_is_no_group(tmp_path: Path) -> None:
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory: pytest.TempPathFactory) -> str:
-    return run(tmp_path_factory.mktemp("model"))
+    return making.saved(tmp_path_factory.mktemp("model"))
 
 
 def test_a_model_sees_through_another_encoding(tmp_path: Path, model: str) -> None:

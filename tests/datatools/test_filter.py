@@ -17,7 +17,8 @@ from clipkit.embed import embed
 from clipkit.errors import StorageError, UserError
 from clipkit.images import eval_view
 from clipkit.shards import Shards
-from tests.datatools.curating import BROKEN, angles, kept, one, run, trained_on, vectors_of, write
+from tests import making
+from tests.datatools.curating import BROKEN, angles, kept, one, trained_on, vectors_of, write
 
 COLUMNS = (
     "number, shard, key, caption, caption_words, caption_chars, width, height, bytes, format, sha1, problem, "
@@ -215,7 +216,7 @@ def test_samples_without_caption_or_vector_have_no_score(tmp_path: Path) -> None
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory: pytest.TempPathFactory) -> str:
-    return run(tmp_path_factory.mktemp("model"))
+    return making.saved(tmp_path_factory.mktemp("model"))
 
 
 @pytest.mark.parametrize("workers", [0, 1])

@@ -1,24 +1,21 @@
 """A pack that is killed, at any moment and however often, ends with the bytes of one that was not."""
 
 import contextlib
-import json
 import os
 import random
 import signal
-import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import pytest
 
 from tests.datatools.packing import everything, folder
-from tests.making import ROOT
+from tests.orders import Orders, taking
 
-# Imports take seconds: one process does them, and forks one that packs for each line {"pack": [...], ...}. It forks
-# workers too, unless the test is of the fork server that packs use otherwise.
+# forks a process that packs for each line {"src": ..., "out": ..., ...}; that forks workers too, unless the test is of
+# the fork server that packs use otherwise
 LAUNCHER = """
 import json, os, sys
 os.environ["WDS_SECURE"] = "1"
@@ -68,41 +65,24 @@ for line in sys.stdin:
 class Launcher:
     """Packs in processes that can be killed."""
 
-    def __init__(self, errors: IO[str]) -> None:
-        command = [sys.executable, "-W", "ignore", "-c", LAUNCHER]
-        self.process = subprocess.Popen(
-            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=errors, text=True, cwd=ROOT
-        )
+    def __init__(self, orders: Orders) -> None:
+        self._orders = orders
 
     def start(self, src: Path, out: Path, **more: Any) -> int:
         """The id of a process, first of its group, that has begun to pack."""
         order = {"src": str(src), "out": str(out), "workers": 2, "per_shard": 15, **more}
-        assert self.process.stdin is not None
-        self.process.stdin.write(json.dumps(order) + "\n")
-        self.process.stdin.flush()
-        return int(self._line())
+        self._orders.give(order)
+        return int(self._orders.answer())
 
     def end(self) -> bool:
         """Whether the process has ended well; waits for it."""
-        return self._line() == "done"
-
-    def _line(self) -> str:
-        assert self.process.stdout is not None
-        return self.process.stdout.readline().strip()
+        return self._orders.answer() == "done"
 
 
 @pytest.fixture(scope="module")
 def launcher(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Launcher]:
-    with (tmp_path_factory.mktemp("launcher") / "log").open("w") as errors:
-        one = Launcher(errors)
-        try:
-            yield one
-        finally:
-            one.process.kill()
-            for stream in (one.process.stdin, one.process.stdout):
-                if stream is not None:
-                    stream.close()
-            one.process.wait()
+    with taking(LAUNCHER, tmp_path_factory.mktemp("launcher") / "log") as orders:
+        yield Launcher(orders)
 
 
 def of_group(group: int) -> list[int]:

@@ -6,23 +6,8 @@ from typing import Any
 
 import numpy as np
 import pyarrow.parquet as pq
-import torch
 
-from clipkit import checkpoint, config, models
 from tests import making, samples
-
-
-def run(folder: Path, seed: int = 0, damage: bool = False) -> str:
-    """A run folder with one checkpoint of random weights."""
-    folder.mkdir(parents=True, exist_ok=True)
-    torch.manual_seed(seed)
-    model = models.create(models.Settings(arch=making.architecture(folder)), 10.0, None)
-    weights = model.net.state_dict()
-    if damage:
-        weights = {name: x * float("nan") if x.is_floating_point() else x for name, x in weights.items()}
-    files = {"model.safetensors": weights, "model.yaml": config.to_yaml(model.spec)}
-    checkpoint.save(folder / "run", 1, files, keep=1)
-    return str(folder / "run")
 
 
 def pictures(folder: Path, names: list[str], captions: bool = True) -> Path:

@@ -1,12 +1,9 @@
 """An embedding that is killed, at any moment and however often, or runs on several processes, has the same bytes."""
 
 import contextlib
-import json
 import os
 import random
 import signal
-import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,8 +13,9 @@ import pytest
 from clipkit.vectors.parts import LOCK
 from tests import making
 from tests.embed import laid
+from tests.orders import Orders, taking
 
-# Imports take seconds: one process does them, and forks one that embeds for each line [model, source, out, die]
+# forks a process that embeds for each line [model, source, out, die]
 LAUNCHER = """
 import json, os, sys
 from pathlib import Path
@@ -52,48 +50,28 @@ for line in sys.stdin:
 class Launcher:
     """Embeds in processes that can be killed."""
 
-    def __init__(self, log: Path) -> None:
-        self._log = log.open("w")
-        command = [sys.executable, "-W", "ignore", "-c", LAUNCHER]
-        self.process = subprocess.Popen(
-            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._log, text=True, cwd=making.ROOT,
-            env=making.environment(),
-        )  # fmt: skip
+    def __init__(self, orders: Orders) -> None:
+        self._orders = orders
 
     def start(self, model: str, source: Path, out: Path, die: int = 0) -> int:
         """The id of a process that embeds; it kills itself before its rename number `die`."""
-        assert self.process.stdin is not None
-        self.process.stdin.write(json.dumps([model, str(source), str(out), die]) + "\n")
-        self.process.stdin.flush()
-        return int(self._line())
+        self._orders.give([model, source, out, die])
+        return int(self._orders.answer())
 
     def end(self) -> bool:
         """Whether the process has ended well; waits for it."""
-        return self._line() == "done"
-
-    def _line(self) -> str:
-        assert self.process.stdout is not None
-        return self.process.stdout.readline().strip()
-
-    def close(self) -> None:
-        """End it."""
-        self.process.kill()
-        for stream in (self.process.stdin, self.process.stdout, self._log):
-            if stream is not None:
-                stream.close()
-        self.process.wait()
+        return self._orders.answer() == "done"
 
 
 @pytest.fixture(scope="module")
 def launcher(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Launcher]:
-    one = Launcher(tmp_path_factory.mktemp("launcher") / "log")
-    with contextlib.closing(one):
-        yield one
+    with taking(LAUNCHER, tmp_path_factory.mktemp("launcher") / "log") as orders:
+        yield Launcher(orders)
 
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory: pytest.TempPathFactory) -> str:
-    return laid.run(tmp_path_factory.mktemp("model"))
+    return making.saved(tmp_path_factory.mktemp("model"))
 
 
 @pytest.fixture(scope="module")

@@ -19,7 +19,7 @@ from tests.embed import laid
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory: pytest.TempPathFactory) -> str:
-    return laid.run(tmp_path_factory.mktemp("model"))
+    return making.saved(tmp_path_factory.mktemp("model"))
 
 
 @pytest.fixture(scope="module")
@@ -134,6 +134,6 @@ def test_fast_decoding_is_close_to_exact(model: str, tmp_path: Path) -> None:
 
 
 def test_a_damaged_model_is_told(data: str, tmp_path: Path) -> None:
-    damaged = laid.run(tmp_path, damage=True)
+    damaged = making.saved(tmp_path, damage=True)
     with pytest.raises(UserError, match=r"00000: its embedding is not finite; the model is damaged"):
         embed(damaged, data, str(tmp_path / "v"))

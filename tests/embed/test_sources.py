@@ -17,7 +17,7 @@ from tests.sets.laid import parquet, picture
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory: pytest.TempPathFactory) -> str:
-    return laid.run(tmp_path_factory.mktemp("model"))
+    return making.saved(tmp_path_factory.mktemp("model"))
 
 
 def keys(folder: Path) -> list[str]:

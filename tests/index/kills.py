@@ -1,16 +1,14 @@
 """Commands in processes that are killed at the n-th time they touch a file."""
 
 import json
-import subprocess
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from tests import making
+from tests.orders import Orders, taking
 
-# Imports take seconds: one process does them, and forks one that works for each line of orders.
+# forks a process that works for each line of orders
 LAUNCHER = """
 import importlib, json, os, signal, sys
 
@@ -60,36 +58,18 @@ for line in sys.stdin:
 class Launcher:
     """Calls functions in processes of their own."""
 
-    def __init__(self, process: "subprocess.Popen[str]") -> None:
-        self.process = process
+    def __init__(self, orders: Orders) -> None:
+        self._orders = orders
 
     def call(self, name: str, *arguments: Any, die: int = 0) -> tuple[int, int]:
         """(exit code, negative for a signal; how often it touched a file), killed at the touch number `die`."""
-        assert self.process.stdin is not None and self.process.stdout is not None
-        order = {
-            "call": name,
-            "with": [str(each) if isinstance(each, Path) else each for each in arguments],
-            "die": die,
-        }
-        self.process.stdin.write(json.dumps(order) + "\n")
-        self.process.stdin.flush()
-        told = json.loads(self.process.stdout.readline())
+        self._orders.give({"call": name, "with": arguments, "die": die})
+        told = json.loads(self._orders.answer())
         return told["ended"], told["touches"]
 
 
 @contextmanager
 def launcher(log: Path) -> Iterator[Launcher]:
     """A launcher, whose processes tell their errors in `log`."""
-    command = [sys.executable, "-W", "ignore", "-c", LAUNCHER]
-    with log.open("w") as errors:
-        process = subprocess.Popen(
-            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=errors, text=True, cwd=making.ROOT,
-            env=making.environment(),
-        )  # fmt: skip
-        try:
-            yield Launcher(process)
-        finally:
-            for stream in (process.stdin, process.stdout):
-                if stream is not None:
-                    stream.close()
-            process.wait()
+    with taking(LAUNCHER, log) as orders:
+        yield Launcher(orders)

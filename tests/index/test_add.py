@@ -22,21 +22,13 @@ CODED = "IVF4,PQ8x4fs,Refine(SQ8)"
 QUERIES = laying.rows(20, 99)
 
 
-def everything(place: Path) -> dict[str, Any]:
-    """What an index answers: neighbours of both kinds, and all records."""
-    stored = Stored(place)
-    found = {kind: stored.nearest(kind, QUERIES, 7) for kind in stored.kinds}
-    answers = {f"{kind} {i}": each.tolist() for kind, pair in found.items() for i, each in enumerate(pair)}
-    return {**answers, "records": stored.records.get(range(len(stored))), "columns": stored.records.columns}
-
-
 def test_adding_equals_building_of_all(tmp_path: Path) -> None:
     a, b, c = (laying.ours(tmp_path / name, seed=i, first=50 * i) for i, name in enumerate("abc"))
     build(a, tmp_path / "grown")
     for more in (b, c):
         facts = add(more, tmp_path / "grown")
     build([a, b, c], tmp_path / "whole")
-    assert everything(tmp_path / "grown") == everything(tmp_path / "whole")
+    assert laying.answers(tmp_path / "grown") == laying.answers(tmp_path / "whole")
     assert facts == Stored(tmp_path / "grown").about and facts["rows"] == 150
     assert [each["folder"] for each in facts["vectors"]] == [str(a), str(b), str(c)]
     names = [path.name for path in sorted((tmp_path / "grown" / "metadata").iterdir())]
@@ -139,7 +131,7 @@ def test_where_old_vectors_are_gone_nothing_is_measured(tmp_path: Path, capsys: 
 def test_what_does_not_fit_is_refused_and_nothing_changes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     a, place = laying.ours(tmp_path / "a"), tmp_path / "i"
     build(a, place)
-    before = everything(place)
+    before = laying.answers(place)
     narrow = laying.ours(tmp_path / "narrow", image=laying.rows(50, width=8))
     other = laying.ours(tmp_path / "other", digest="f" * 16, model="n")
     silent = laying.ours(tmp_path / "silent", text=False)
@@ -160,7 +152,7 @@ def test_what_does_not_fit_is_refused_and_nothing_changes(tmp_path: Path, capsys
     with pytest.raises(UserError, match="^.*: no such folder; `clipkit index VECTORS --out INDEX` makes one"):
         add(a, tmp_path / "none" / "deep")
     assert not (tmp_path / "none").exists()
-    assert everything(place) == before
+    assert laying.answers(place) == before
     build(silent, tmp_path / "j")
     capsys.readouterr()
     add(a, tmp_path / "j")
@@ -193,12 +185,12 @@ def test_pictures_alone_are_measured_with_prompts_again(tmp_path: Path, monkeypa
 def test_who_has_the_index_open_goes_on_with_the_old_one(tmp_path: Path) -> None:
     a, b = laying.ours(tmp_path / "a"), laying.ours(tmp_path / "b", seed=1, first=50)
     build(a, tmp_path / "i")
-    before, reader = everything(tmp_path / "i"), Stored(tmp_path / "i")
+    before, reader = laying.answers(tmp_path / "i"), Stored(tmp_path / "i")
     add(b, tmp_path / "i")
     found: dict[str, Any] = {}
 
     def look() -> None:
-        found["rows"] = reader.nearest("image", QUERIES, 7)[1].tolist()
+        found["rows"] = reader.nearest("image", QUERIES, 9)[1].tolist()
         found["records"] = reader.records.get(range(50))
 
     for work in (look, lambda: _in_a_thread(look)):
@@ -217,15 +209,15 @@ def test_a_kill_leaves_the_old_index_or_the_new_one(tmp_path: Path) -> None:
     a, b = laying.ours(tmp_path / "a"), laying.ours(tmp_path / "b", seed=1, first=50)
     place = tmp_path / "i"
     build(a, place)
-    old = everything(place)
+    old = laying.answers(place)
     shutil.copytree(place, tmp_path / "copy")
     with kills.launcher(tmp_path / "log") as launcher:
         ended, touches = launcher.call("clipkit.index.add.add", b, tmp_path / "copy")
         assert ended == 0 and touches > 20
-        new, seen = everything(tmp_path / "copy"), set()
+        new, seen = laying.answers(tmp_path / "copy"), set()
         for die in sorted({*np.linspace(1, touches, 15).astype(int).tolist(), *range(touches - 12, touches)}):
             ended, _ = launcher.call("clipkit.index.add.add", b, place, die=die)
-            now = everything(place)
+            now = laying.answers(place)
             assert now in (old, new), die
             seen.add("new" if now == new else "old")
             if now == new:
@@ -235,5 +227,5 @@ def test_a_kill_leaves_the_old_index_or_the_new_one(tmp_path: Path) -> None:
         assert "old" in seen
         if "new" not in seen:
             assert launcher.call("clipkit.index.add.add", b, place)[0] == 0
-    assert everything(place) == new
+    assert laying.answers(place) == new
     assert sorted(path.name for path in tmp_path.iterdir() if path.name.startswith(".i")) in ([".i.lock"], [])

@@ -4,7 +4,6 @@ import json
 import shutil
 import threading
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -22,13 +21,6 @@ from tests.vectors import laying
 QUERIES = laying.rows(20, 99)
 
 
-def answers(place: Path) -> dict[str, Any]:
-    stored = Stored(place)
-    found = {kind: stored.nearest(kind, QUERIES, 9) for kind in stored.kinds}
-    told = {f"{kind} {i}": each.tolist() for kind, pair in found.items() for i, each in enumerate(pair)}
-    return {**told, "records": stored.records.get(range(len(stored)))}
-
-
 def test_compacting_equals_building_without_the_removed_rows(tmp_path: Path) -> None:
     a, b, c = (laying.ours(tmp_path / name, seed=i, first=50 * i) for i, name in enumerate("abc"))
     place, gone = tmp_path / "i", {0, 29, 30, 77, 149}
@@ -38,7 +30,7 @@ def test_compacting_equals_building_without_the_removed_rows(tmp_path: Path) -> 
     facts = compact(place)
     kept = np.array(sorted(set(range(150)) - gone))
     build(Joined([a, b, c], kept), tmp_path / "fresh")
-    assert answers(place) == answers(tmp_path / "fresh")
+    assert laying.answers(place) == laying.answers(tmp_path / "fresh")
     assert facts["rows"] == 145 and Stored(place).removed is None
     assert np.load(place / KEPT).tolist() == kept.tolist()
     # and again, with what came since
@@ -48,15 +40,15 @@ def test_compacting_equals_building_without_the_removed_rows(tmp_path: Path) -> 
     compact(place)
     kept = np.array(sorted(set(range(200)) - gone - {1, 150, 199}))
     build(Joined([a, b, c, d], kept), tmp_path / "fresher")
-    assert answers(place) == answers(tmp_path / "fresher")
+    assert laying.answers(place) == laying.answers(tmp_path / "fresher")
     assert Stored(place).vectors.column("key") == [f"k{i}" for i in kept]
 
 
 def test_nothing_removed_trains_anew_and_keeps_the_numbers(tmp_path: Path) -> None:
     build(laying.ours(tmp_path / "a"), tmp_path / "i")
-    before = answers(tmp_path / "i")
+    before = laying.answers(tmp_path / "i")
     compact(tmp_path / "i")
-    assert answers(tmp_path / "i") == before and not (tmp_path / "i" / KEPT).exists()
+    assert laying.answers(tmp_path / "i") == before and not (tmp_path / "i" / KEPT).exists()
 
 
 def test_what_was_asked_for_is_asked_for_again(tmp_path: Path) -> None:
@@ -147,17 +139,17 @@ def test_a_link_to_an_index_stays_one(tmp_path: Path) -> None:
 def test_a_kill_leaves_the_old_index_or_the_new_one(tmp_path: Path) -> None:
     build(laying.ours(tmp_path / "a"), tmp_path / "i")
     remove(tmp_path / "i", ["k0", "k30"])
-    old = answers(tmp_path / "i")
+    old = laying.answers(tmp_path / "i")
     shutil.copytree(tmp_path / "i", tmp_path / "copy")
     with kills.launcher(tmp_path / "log") as launcher:
         ended, touches = launcher.call("clipkit.index.compact.compact", tmp_path / "copy")
         assert ended == 0
-        new = answers(tmp_path / "copy")
+        new = laying.answers(tmp_path / "copy")
         for die in sorted({*np.linspace(1, touches, 8).astype(int).tolist(), *range(touches - 6, touches)}):
             launcher.call("clipkit.index.compact.compact", tmp_path / "i", die=die)
-            now = answers(tmp_path / "i")
+            now = laying.answers(tmp_path / "i")
             assert now in (old, new), die
             if now == new:
                 break
         assert launcher.call("clipkit.index.compact.compact", tmp_path / "i")[0] == 0
-    assert answers(tmp_path / "i") == new
+    assert laying.answers(tmp_path / "i") == new

@@ -17,14 +17,6 @@ from clipkit.vectors import Stored
 from tests.vectors import laying
 
 CODED = "IVF4,PQ8x4fs,Refine(SQ8)"
-QUERIES = laying.rows(20, 99)
-
-
-def answers(place: Path) -> dict[str, Any]:
-    stored = Stored(place)
-    found = {kind: stored.nearest(kind, QUERIES, 9) for kind in stored.kinds}
-    told = {f"{kind} {i}": each.tolist() for kind, pair in found.items() for i, each in enumerate(pair)}
-    return {**told, "records": stored.records.get(range(len(stored)))}
 
 
 def apart(place: Path, **options: Any) -> tuple[list[Path], list[Path]]:
@@ -42,11 +34,11 @@ def test_merged_indexes_equal_one_of_all(tmp_path: Path) -> None:
     folders, places = apart(tmp_path)
     facts = merge(places, tmp_path / "all")
     build(folders, tmp_path / "whole")
-    assert answers(tmp_path / "all") == answers(tmp_path / "whole")
+    assert laying.answers(tmp_path / "all") == laying.answers(tmp_path / "whole")
     assert facts["rows"] == 121 and [each["rows"] for each in facts["vectors"]] == [50, 20, 51]
     assert facts["kinds"]["image"]["files"] == ["image.index", "image.1.index", "image.2.index"]
     compact(tmp_path / "all")
-    assert answers(tmp_path / "all") == answers(tmp_path / "whole")
+    assert laying.answers(tmp_path / "all") == laying.answers(tmp_path / "whole")
     assert Stored(tmp_path / "all").about["kinds"]["image"]["files"] == ["image.index"]
 
 

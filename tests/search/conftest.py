@@ -5,9 +5,8 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import pytest
-import torch
 
-from clipkit import checkpoint, config, images, models, shards
+from clipkit import images, models, shards
 from tests import making
 from tests.search.given import write_index
 
@@ -18,16 +17,13 @@ PICTURES = 24
 def pictured(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with `run` (a model of random weights), `pictures` with captions, and `index` of both kinds."""
     folder = tmp_path_factory.mktemp("pictured")
-    torch.manual_seed(0)
-    model = models.create(models.Settings(arch=making.architecture(folder)), 10.0, None).eval()
-    files = {"model.safetensors": model.net.state_dict(), "model.yaml": config.to_yaml(model.spec)}
-    checkpoint.save(folder / "run", 1, files, keep=1)
+    run = making.saved(folder)
     (folder / "pictures").mkdir()
     for number in range(PICTURES):
         jpg, caption = making.picture(number)
         (folder / f"pictures/{number:02d}.jpg").write_bytes(jpg)
         (folder / f"pictures/{number:02d}.txt").write_text(caption)
-    named = models.Named(str(folder / "run"), "cpu")
+    named = models.Named(run, "cpu")
     source = shards.open_source(str(folder / "pictures"))
     facts = [shards.record(source, number) for number in range(PICTURES)]
     for number, fact in enumerate(facts):
@@ -35,6 +31,6 @@ def pictured(tmp_path_factory: pytest.TempPathFactory) -> Path:
     ((_, rows, _),) = models.embed_images(named.model, source, range(PICTURES))
     texts = models.embed_texts(named.model, [str(fact["caption"]) for fact in facts])
     kinds: dict[str, np.ndarray] = {"image": rows.numpy(), "text": texts.numpy()}
-    about = {"model": str(folder / "run"), "digest": named.identity}
+    about = {"model": run, "digest": named.identity}
     write_index(folder / "index", kinds, pa.Table.from_pylist(facts), **about)
     return folder

@@ -1,43 +1,30 @@
 """`clipkit search` as it is typed."""
 
+import functools
 import json
 import sys
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from clipkit import cli
 from clipkit.search import open_index
 from clipkit.search.hits import Hit
 from clipkit.search.montage import draw
 from tests import making
+from tests.conftest import Typed
 from tests.search.given import vectors, write_index
-
-Run = Callable[..., tuple[int, str, str]]
 
 
 @pytest.fixture
-def run(pictured: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
+def run(pictured: Path, typed: Typed, monkeypatch: pytest.MonkeyPatch) -> Typed:
     """Calls `clipkit search` in the folder of pictures; gives (exit code, stdout, stderr)."""
     monkeypatch.chdir(pictured)
-
-    def call(*arguments: str) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["clipkit", "search", *arguments])
-        code = 0
-        try:
-            cli.main()
-        except SystemExit as end:
-            code = int(end.code or 0)
-        said = capsys.readouterr()
-        return code, said.out, said.err
-
-    return call
+    return functools.partial(typed, "search")
 
 
-def test_the_table_tells_rank_score_key_caption_and_place(run: Run, pictured: Path) -> None:
+def test_the_table_tells_rank_score_key_caption_and_place(run: Typed, pictured: Path) -> None:
     code, out, err = run("index", "--image", "pictures/02.jpg", "-k", "2")
     head, first, second = out.splitlines()
     place = (pictured / "pictures/02.jpg").resolve()
@@ -45,7 +32,7 @@ def test_the_table_tells_rank_score_key_caption_and_place(run: Run, pictured: Pa
     assert first == f"1\t1.000\t02\t{making.picture(2)[1]}\t{place}" and second.startswith("2\t0.")
 
 
-def test_every_option_reaches_the_search(run: Run, pictured: Path) -> None:
+def test_every_option_reaches_the_search(run: Typed, pictured: Path) -> None:
     code, out, _ = run(
         "index", "a red dot", "a square", "--image", "pictures/02.jpg", "--key", "05", "--id", "6", "--not", "a circle",
         "--weight", "1", "--weight", "2", "--weight", "1", "--weight", "1", "--weight", "0.5", "--weight", "3",
@@ -61,7 +48,7 @@ def test_every_option_reaches_the_search(run: Run, pictured: Path) -> None:
     assert not {"05", "06", "07"} & {hit["key"] for hit in found}
 
 
-def test_a_condition_that_leaves_few_or_nothing_is_told(run: Run) -> None:
+def test_a_condition_that_leaves_few_or_nothing_is_told(run: Typed) -> None:
     code, out, err = run("index", "a dot", "--where", "width > 9999")
     assert (code, out) == (0, "rank\tscore\tkey\tcaption\twhere\n")
     assert err == "--where 'width > 9999': 0 of 24 rows are left to search\n"
@@ -70,11 +57,11 @@ def test_a_condition_that_leaves_few_or_nothing_is_told(run: Run) -> None:
     assert run("index", "a dot", "--where", "width > 0")[2] == ""
 
 
-def test_more_than_there_are_is_all(run: Run) -> None:
+def test_more_than_there_are_is_all(run: Typed) -> None:
     assert len(run("index", "a dot", "-k", "1000", "--json")[1].splitlines()) == 24
 
 
-def test_a_batch_is_answered_in_json_lines(run: Run, tmp_path: Path) -> None:
+def test_a_batch_is_answered_in_json_lines(run: Typed, tmp_path: Path) -> None:
     (tmp_path / "q.txt").write_text("a red dot\na square\n")
     code, out, _ = run("index", "--batch", str(tmp_path / "q.txt"), "-k", "3")
     rows = [json.loads(line) for line in out.splitlines()]
@@ -86,7 +73,7 @@ def test_a_batch_is_answered_in_json_lines(run: Run, tmp_path: Path) -> None:
     assert code == 3 and "error" in json.loads(out) and "none of 1 queries could be answered" in err
 
 
-def test_a_montage_shows_what_was_found(run: Run, tmp_path: Path) -> None:
+def test_a_montage_shows_what_was_found(run: Typed, tmp_path: Path) -> None:
     pytest.importorskip("matplotlib")
     path = tmp_path / "out.png"
     code, out, err = run(
@@ -99,7 +86,7 @@ def test_a_montage_shows_what_was_found(run: Run, tmp_path: Path) -> None:
     assert not [each.name for each in tmp_path.iterdir() if each.name.startswith(".")]
 
 
-def test_a_montage_of_nothing_and_of_pictures_that_are_gone_says_so(run: Run, tmp_path: Path) -> None:
+def test_a_montage_of_nothing_and_of_pictures_that_are_gone_says_so(run: Typed, tmp_path: Path) -> None:
     pytest.importorskip("matplotlib")
     path = tmp_path / "out.png"
     assert run("index", "a dot", "--where", "width < 0", "--montage", str(path))[2].endswith(f"{path}: 0 pictures\n")
@@ -150,14 +137,14 @@ BAD = {
 
 
 @pytest.mark.parametrize("case", BAD)
-def test_what_is_wrong_is_named_in_one_line(run: Run, case: str) -> None:
+def test_what_is_wrong_is_named_in_one_line(run: Typed, case: str) -> None:
     arguments, message = BAD[case]
     Path("folder.png").mkdir(exist_ok=True)
     code, out, err = run(*arguments)
     assert code == 2 and not out and err.startswith("clipkit: ") and err.count("\n") == 1 and message in err, err
 
 
-def test_a_montage_needs_matplotlib(run: Run, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_a_montage_needs_matplotlib(run: Typed, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setitem(sys.modules, "matplotlib", None)
     code, _, err = run("index", "a", "--montage", str(tmp_path / "x.png"))
     assert code == 2 and err == "clipkit: --montage is drawn by matplotlib; type: pip install 'clipkit[demo]'\n"

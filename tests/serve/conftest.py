@@ -9,9 +9,9 @@ import pytest
 
 from clipkit.embed import embed
 from clipkit.index.build import build
-from tests import samples
+from clipkit.search import Index, open_index
+from tests import making, samples
 from tests.serve import browsing, serving
-from tests.test_features import saved
 
 
 @pytest.fixture(scope="session")
@@ -21,13 +21,19 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
+def index(served: Path) -> Index:
+    """That index, opened."""
+    return open_index(served)
+
+
+@pytest.fixture(scope="session")
 def searched(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """The address of a server over an index of 60 shapes of `browsing.sample`; it asks for TOKEN."""
     browsing.chromium()
     folder = tmp_path_factory.mktemp("page")
     (folder / "shards").mkdir()
     samples.write_shard(folder / "shards" / "0.tar", map(browsing.sample, range(browsing.COUNT)))
-    embed(str(saved(folder)), str(folder / "shards"), str(folder / "vectors"), fields="colour,number,note")
+    embed(making.saved(folder), str(folder / "shards"), str(folder / "vectors"), fields="colour,number,note")
     build(folder / "vectors", folder / "index")
     with serving.running(folder / "index", token=browsing.TOKEN) as server:
         yield re.match(r"http://[^/]+/", server.address)[0]  # type: ignore[index]

@@ -19,7 +19,6 @@ import pytest
 from clipkit import models, shards
 from clipkit.index.build import build
 from tests import making, samples
-from tests.test_features import saved
 
 COUNT = 30
 SECRET = "the secret beside the index"
@@ -33,7 +32,7 @@ SERVE = (
 def make(folder: Path, count: int = COUNT, captions: Callable[[int], str] | None = None) -> Path:
     """An index of `count` coloured shapes in a shard, by an untrained model; a text file with a secret lies beside."""
     data = making.shards(folder / "data", (count,))
-    model, source = models.load(str(saved(folder))), shards.open_source(str(data))
+    model, source = models.load(making.saved(folder)), shards.open_source(str(data))
     found = [shards.record(source, number) for number in range(count)]
     for number, record in enumerate(found):
         record["caption"] = captions(number) if captions else record["caption"]

@@ -36,11 +36,6 @@ TOKEN = "a-token-of-some-length"
 
 
 @pytest.fixture(scope="module")
-def index(served: Path) -> Index:
-    return open_index(served)
-
-
-@pytest.fixture(scope="module")
 def service(index: Index) -> Iterator[Service]:
     made = Service(index, name="shapes")
     yield made
@@ -106,6 +101,17 @@ def test_a_hit_tells_its_record_and_not_where_it_lies(app: Any) -> None:
     assert response.json()["of"] == 1 and set(response.json()["ms"]) == {"embed", "search", "records"}
     item = asked(app, "GET", "/api/item/6").json()["record"]
     assert item == {name: value for name, value in hit.items() if name != "score"}
+
+
+@pytest.mark.parametrize("column", ["shard", "offset", "sha256", "image_path"])
+def test_nobody_can_ask_where_a_picture_lies(app: Any, column: str) -> None:
+    assert column not in asked(app, "GET", "/api/about").json()["columns"]
+    for name in (column, column.upper(), f'"{column}"', f"[{column}]", f"`{column}`", f"items.{column}"):
+        for condition in (f"{name} like '/%'", f"number < 3 or length({name}) > 9"):
+            response = asked(app, "POST", "/api/search", json={"text": "a", "where": condition})
+            assert response.status_code == 400, condition
+            assert "no such column" in (error := response.json()["error"]) and "/data/" not in error
+            assert "shard" not in error.partition("; ")[2]
 
 
 def test_many_at_once_get_what_each_gets_alone(app: Any) -> None:

@@ -3,13 +3,12 @@
 import json
 import socket
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
-from clipkit.search import Index, open_index
+from clipkit.search import Index
 from tests.serve.serving import COUNT, asked, encoded, picture
 
 pytest.importorskip("fastapi", reason="the extra serve is not installed")
@@ -18,11 +17,6 @@ from clipkit.serve.clip_retrieval import ALIKE  # noqa: E402
 from clipkit.serve.service import Service  # noqa: E402
 
 NAME = "shapes"
-
-
-@pytest.fixture(scope="module")
-def index(served: Path) -> Index:
-    return open_index(served)
 
 
 @pytest.fixture(scope="module")

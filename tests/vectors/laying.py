@@ -9,6 +9,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from clipkit.vectors import Stored
+
 WIDTH = 16
 
 
@@ -89,3 +91,11 @@ def theirs(folder: Path, counts: Sequence[int] = (3, 2), seed: int = 0, digits: 
 def _save(path: Path, array: np.ndarray) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     np.save(path, array.astype(np.float16))
+
+
+def answers(place: Path) -> dict[str, Any]:
+    """What an index tells: the neighbours of 20 queries among each kind, and all records."""
+    stored = Stored(place)
+    found = {kind: stored.nearest(kind, rows(20, 99), 9) for kind in stored.kinds}
+    told = {f"{kind} {i}": each.tolist() for kind, pair in found.items() for i, each in enumerate(pair)}
+    return {**told, "records": stored.records.get(range(len(stored))), "columns": stored.records.columns}
