@@ -1,6 +1,6 @@
 """`python -m clipkit` is `clipkit`."""
 
-from clipkit.cli import main
+from clipkit.cli import program
 
 if __name__ == "__main__":
-    main()
+    program()

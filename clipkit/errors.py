@@ -9,7 +9,9 @@ import atexit
 import errno
 import os
 import sys
+import threading
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from typing import Any, NoReturn
 
 STORAGE = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EEXIST, errno.ENOTDIR, errno.EIO)
@@ -86,17 +88,26 @@ def told(reasons: Mapping[str, int]) -> str:
     return ", ".join(f"{reason}: {count}" for reason, count in sorted(reasons.items()))
 
 
-def guard(work: Callable[..., Any], *args: Any) -> None:
-    """Call `work(*args)` and end the process: expected errors as one line on stderr and their exit code.
+def program(work: Callable[..., Any], *args: Any) -> NoReturn:
+    """`guard` as the last that a process does: a process alone ends at once, without the second that the interpreter
+    takes to free all modules where torch is among them; one under a profiler, or a rank that has failed, as ever."""
+    try:
+        guard(work, *args)
+    except SystemExit as end:
+        if os.environ.get("WORLD_SIZE", "1") == "1" and sys.getprofile() is None:
+            _leave(end.code)
+        raise
+
+
+def guard(work: Callable[..., Any], *args: Any) -> NoReturn:
+    """Call `work(*args)` and raise SystemExit: expected errors as one line on stderr and their exit code.
 
     In a multi-process run one process of each node prints what the user can fix (it is the same on all of them),
     and every rank prints what may have happened to it alone.
     """
     try:
-        work(*args)
-        code = 0
-    except SystemExit as end:  # of typer, whatever the command did
-        code = end.code
+        code = _code_of(work, *args)
+        sys.stdout.flush()
     except ClipkitError as error:
         rank = int(os.environ.get("RANK", "0"))
         if int(os.environ.get("LOCAL_RANK", "0")) == 0 or error.exit_code not in (2, 75) or error.alone:
@@ -114,12 +125,27 @@ def guard(work: Callable[..., Any], *args: Any) -> None:
     _end(code)
 
 
+def _code_of(work: Callable[..., Any], *args: Any) -> str | int | None:
+    try:
+        work(*args)
+    except SystemExit as end:  # of typer, whatever the command did
+        return end.code
+    return 0
+
+
 def _end(code: str | int | None) -> NoReturn:
-    """End the process. One of several that is done does without the interpreter's taking itself apart, in which gloo's
-    threads abort it now and then (pytorch pull request 179291); what asked to be called at the end is called."""
+    """End the process; a rank that is done does so at once, since gloo's threads abort the interpreter now and then as
+    it takes itself apart (pytorch pull request 179291)."""
     if os.environ.get("WORLD_SIZE", "1") != "1" and not code:
-        atexit._run_exitfuncs()
-        sys.stdout.flush()
-        sys.stderr.flush()
-        os._exit(0)
+        _leave(code)
     sys.exit(code)
+
+
+def _leave(code: str | int | None) -> NoReturn:
+    """End the process now: threads are waited for, and what asked to be called at the end is called."""
+    threading._shutdown()  # pyright: ignore[reportAttributeAccessIssue]
+    atexit._run_exitfuncs()
+    for stream in (sys.stdout, sys.stderr):
+        with suppress(OSError):  # nobody reads it, or there is no room for it: that was told before
+            stream.flush()
+    os._exit(code if isinstance(code, int) else int(code is not None))

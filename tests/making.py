@@ -13,6 +13,7 @@ import torch
 from clipkit import checkpoint, config, models
 from clipkit.log import read_rows
 from tests import samples as samples_of
+from tests import warm
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -97,8 +98,8 @@ def environment(**more: str) -> dict[str, str]:
 
 
 def clipkit(*arguments: str, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
-    """Run a command line to its end."""
-    command = [sys.executable, "-m", "clipkit", *arguments]
+    """Run a command line to its end, in a process that need not begin with imports."""
+    command = [str(warm.folder() / "clipkit"), *arguments]
     return subprocess.run(command, env=environment(), cwd=cwd, capture_output=True, text=True, timeout=300, check=False)
 
 

@@ -15,7 +15,7 @@ import typer
 
 from clipkit import cli, config, objectives
 from clipkit.train import Settings
-from tests import making
+from tests import making, warm
 from tests.objectives import test_exact
 
 BINARIES = Path(sys.executable).parent
@@ -27,8 +27,9 @@ def commands(page: str) -> list[str]:
     return [line for block in blocks for line in block.splitlines() if line.strip()]
 
 
-def shell(command: str, folder: Path) -> subprocess.CompletedProcess[str]:
-    env = making.environment(PATH=f"{BINARIES}{os.pathsep}{os.environ['PATH']}")
+def shell(command: str, folder: Path, first: Path | None = None) -> subprocess.CompletedProcess[str]:
+    """Run a line; programs are looked for in `first`, or where `clipkit` needs no imports."""
+    env = making.environment(PATH=os.pathsep.join(map(str, (first or warm.folder(), BINARIES, os.environ["PATH"]))))
     return subprocess.run(command, shell=True, cwd=folder, env=env, capture_output=True, text=True, check=False)
 
 
@@ -72,7 +73,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder as README's reader has it after `make quickstart`, with pictures of their own."""
     place = tmp_path_factory.mktemp("reader")
     photos(place)
-    done = shell("clipkit quickstart --steps 2", place)
+    done = shell("clipkit quickstart --steps 2", place, BINARIES)
     assert done.returncode == 0, done.stderr
     assert "report: quickstart/report.html" in done.stdout
     return place

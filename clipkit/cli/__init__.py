@@ -32,8 +32,13 @@ app.command()(groups.cluster)
 
 
 def main() -> None:
-    """The `clipkit` program."""
+    """The `clipkit` program; raises SystemExit."""
     errors.guard(app)
+
+
+def program() -> None:
+    """The `clipkit` program, and the end of its process."""
+    errors.program(app)
 
 
 def _version(wanted: bool) -> None:

@@ -2,8 +2,8 @@
 
 import sys
 
-from clipkit.cli import main
+from clipkit.cli import program
 
 if __name__ == "__main__":
     sys.argv.insert(1, "embed")
-    main()
+    program()

@@ -6,4 +6,4 @@ from clipkit import errors
 from clipkit.train import from_arguments
 
 if __name__ == "__main__":
-    errors.guard(from_arguments, sys.argv[1:])
+    errors.program(from_arguments, sys.argv[1:])

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from clipkit.log import read_rows
-from tests import making
+from tests import making, warm
 
 SAMPLES = 50
 STEPS = 60
@@ -22,12 +22,12 @@ STEPS = 60
 def kill_at(recipe: Path, step: int) -> None:
     """Train until `step` has been logged, then SIGKILL."""
     run = recipe.parent / "run"
-    child = subprocess.Popen([sys.executable, "-m", "clipkit.train", str(recipe)], env=making.environment())
+    child = warm.Started(warm.folder(), "train", str(recipe), environment=making.environment())
     log = run / "metrics.jsonl"
-    while child.poll() is None and (not log.exists() or max(making.losses(run), default=0) < step):
+    while not child.has_ended() and (not log.exists() or max(making.losses(run), default=0) < step):
         time.sleep(0.005)
-    child.send_signal(signal.SIGKILL)
-    child.wait()
+    os.kill(child.pid, signal.SIGKILL)
+    assert child.wait() == -signal.SIGKILL
 
 
 def settings(folder: Path, **more: object) -> Path:
