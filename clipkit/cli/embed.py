@@ -57,5 +57,6 @@ def embed(
 
 def told(out: str, facts: dict[str, Any]) -> str:
     """What is there now: captions are fewer where pictures have none."""
-    counts = {"image": f"{facts['rows']} pictures", "text": f"{facts['captions']} captions"}
-    return f"{out}: {' and '.join(counts[kind] for kind in facts['kinds'])}"
+    counts = {"image": (facts["rows"], "picture"), "text": (facts["captions"], "caption")}
+    said = (f"{n} {what}{'' if n == 1 else 's'}" for n, what in (counts[kind] for kind in facts["kinds"]))
+    return f"{out}: {' and '.join(said)}"

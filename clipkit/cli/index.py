@@ -144,8 +144,11 @@ def _tell(place: str, remove: list[str] | None, to: str | None, as_json: bool) -
     from clipkit.index.remove import remove as remove_keys
 
     if to is not None:
-        for line in export(place, to):
-            print(line)
+        written = export(place, to)
+        if as_json:
+            lines([written])
+        else:
+            print(f"{place}: {written['rows']:,} rows are written", *written["search"], sep="\n")
         return
     told = remove_keys(place, remove or [])
     if as_json:

@@ -17,8 +17,8 @@ from clipkit.index import changes
 from clipkit.log import Progress, say
 from clipkit.vectors import Stored, engine, placing
 from clipkit.vectors.joined import KEPT, Joined, same_model, write_metadata
+from clipkit.vectors.recording import write as write_records
 from clipkit.vectors.records import FILE
-from clipkit.vectors.records import write as write_records
 from clipkit.vectors.stored import ABOUT, HIDDEN, REMOVED
 
 AT_ONCE = 10_000  # keys looked up in one go

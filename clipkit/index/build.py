@@ -16,7 +16,7 @@ from clipkit.errors import UserError
 from clipkit.index import choose, prompts, tune
 from clipkit.index.choose import Plan
 from clipkit.log import Progress, say
-from clipkit.vectors import engine, placing, records
+from clipkit.vectors import engine, placing, recording, records
 from clipkit.vectors.joined import KEPT, Joined, Rows, write_metadata
 from clipkit.vectors.stored import ABOUT, FORMAT, HIDDEN
 
@@ -161,7 +161,7 @@ def _told(rows: Rows, kind: str, span: range, nothing: list[np.ndarray]) -> Iter
 def _describe(rows: Rows, work: Path, about: dict[str, Any]) -> None:
     """Write all but the FAISS files."""
     write_metadata(rows, work / "metadata")
-    records.write(work / records.FILE, rows.tables())
+    recording.write(work / records.FILE, rows.tables())
     if rows.kept is not None:
         np.save(work / KEPT, np.asarray(rows.kept, np.int64))
     (work / ABOUT).write_text(json.dumps(about, indent=1), encoding="utf-8")

@@ -18,8 +18,8 @@ from clipkit.index import changes
 from clipkit.log import Progress, say
 from clipkit.vectors import Stored, placing
 from clipkit.vectors.joined import KEPT, chosen, metadata_name, same_model
+from clipkit.vectors.recording import write as write_records
 from clipkit.vectors.records import FILE
-from clipkit.vectors.records import write as write_records
 from clipkit.vectors.stored import ABOUT, HIDDEN, REMOVED
 
 

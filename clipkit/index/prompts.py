@@ -47,8 +47,9 @@ def lines(path: Path) -> list[str]:
     """
     try:
         found = [line.strip() for line in path.read_text(encoding="utf-8").splitlines()]
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"--queries {path}: a text file is needed, with a query a line ({error})") from None
+    except (OSError, ValueError) as error:
+        why = error.strerror if isinstance(error, OSError) else "not UTF-8 text"
+        raise UserError(f"--queries {path}: a text file is needed, with a query a line ({why})") from None
     if not any(found):
         raise UserError(f"--queries {path}: is empty; a query a line is needed")
     return list(filter(None, found))

@@ -1,6 +1,7 @@
 """Queries to vectors: texts and pictures through the model, keys and numbers to rows of the index."""
 
 import math
+import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -87,10 +88,12 @@ class Asked:
         removed = self.stored.removed
         if part.kind == "id":
             number = int(part.value)  # pyright: ignore[reportArgumentType]
-            if not 0 <= number < len(self.stored) or (removed is not None and removed[number]):
+            if not 0 <= number < len(self.stored):
                 raise UserError(
                     f"{self.stored.folder}: no row has the id {number}; they go up to {len(self.stored) - 1}"
                 )
+            if removed is not None and removed[number]:
+                raise UserError(f"{self.stored.folder}: the row with the id {number} was removed")
             return number
         key = str(part.value)
         named = self.stored.records.with_keys([key]).get(key, [])
@@ -98,9 +101,16 @@ class Asked:
         if len(numbers) == 1:
             return numbers[0]
         if not numbers:
-            raise UserError(f"{self.stored.folder}: no row has the key '{key}'")
+            raise UserError(
+                f"{self.stored.folder}: " + (f"the row with the key '{key}' was removed" if named else self._no(key))
+            )
         some = ", ".join(map(str, numbers[:5])) + (", ..." if len(numbers) > 5 else "")
         raise UserError(f"{self.stored.folder}: {len(numbers)} rows have the key '{key}'; name one by --id: {some}")
+
+    def _no(self, key: str) -> str:
+        stem = os.path.splitext(key)[0]
+        there = stem != key and self.stored.records.with_keys([stem])
+        return f"no row has the key '{key}'" + (f"; did you mean '{stem}'?" if there else "")
 
     def _vector(self, given: object) -> np.ndarray:
         row = np.asarray(given, np.float64)
@@ -157,7 +167,7 @@ class _Pictures:
             return one
         path = Path(str(one))
         if not path.is_file():
-            raise ValueError("no such file")
+            raise ValueError("a folder; one picture is needed" if path.is_dir() else "no such file")
         try:
             if path.stat().st_size > LARGEST:
                 raise ValueError("image too large")

@@ -29,7 +29,7 @@ class Hit:
 
     @classmethod
     def of(cls, score: float, record: dict[str, Any]) -> "Hit":
-        """The hit of a record (`Records.get`), which may lack all but its `id` and `key`."""
+        """The hit of a record (`Records.get`), which may lack all but its `id` and `key`; no rounding exceeds 1."""
         key, caption = str(record["key"]), str(record.get("caption") or "")
         if "shard" in record:
             shard, own = str(record["shard"] or ""), (*OWN, *PLACE)
@@ -37,7 +37,7 @@ class Hit:
         else:  # clip-retrieval's, whose key of a file is its path
             (shard, offset, size), own = _file(key), OWN
         fields = {name: value for name, value in record.items() if name not in own and value is not None}
-        return cls(record["id"], float(score), key, caption, shard, offset, size, fields)
+        return cls(record["id"], min(float(score), 1.0), key, caption, shard, offset, size, fields)
 
     def image(self) -> bytes:
         """The bytes of the picture, read from where it lay when it was embedded.

@@ -34,6 +34,10 @@ ASKED = ("text", "image", "key", "id", "not", "weights")
 
 Kind = Literal["text", "image", "key", "id", "vector"]
 Image = str | bytes | Path
+TYPES: dict[str, tuple[tuple[type, ...], str]] = {
+    "text": ((str,), "a text"), "image": ((str, bytes, Path), "a file, or its bytes,"), "key": ((str,), "a text"),
+    "id": ((int, np.integer), "a whole number"), "vector": ((np.ndarray, list, tuple), "an array"),
+}  # fmt: skip
 
 
 @dataclass(frozen=True, eq=False)
@@ -48,7 +52,10 @@ class Part:
     def __post_init__(self) -> None:
         if self.weight == 0 or not math.isfinite(self.weight):
             raise UserError(f"search: weights are numbers other than 0, got {self.weight}")
-        if self.kind == "text" and not str(self.value).strip():
+        known, what = TYPES[self.kind]
+        if not isinstance(self.value, known) or isinstance(self.value, bool):
+            raise UserError(f"search: {self.kind}: {what} is needed, got {str(self.value)[:60]!r}")
+        if isinstance(self.value, str) and self.kind == "text" and not self.value.strip():
             raise UserError("search: the text is empty")
 
 
@@ -87,7 +94,7 @@ def query(
     given = [1.0] * len(wanted) if weights is None else [float(weight) for weight in weights]
     if len(given) not in (len(wanted), len(wanted) + len(unwanted)):
         beside = f", or {len(wanted) + len(unwanted)} with those of --not" if unwanted else ""
-        raise UserError(f"search: {len(wanted)} weights are needed, one for each part{beside}; got {len(given)}")
+        raise UserError(f"search: as many weights as parts are needed: {len(wanted)}{beside}; got {len(given)}")
     given += [1.0] * (len(wanted) + len(unwanted) - len(given))
     if low := [weight for weight in given if not weight > 0]:
         raise UserError(f"search: weights above 0 are needed, got {low[0]:g}; --not says what is not wanted")
@@ -99,7 +106,7 @@ def query(
 def _listed(given: Any) -> list[Any]:
     if given is None:
         return []
-    return [given] if isinstance(given, str | bytes | Path | int) else list(given)
+    return [given] if isinstance(given, str | bytes | Path | int | float | np.generic) else list(given)
 
 
 def from_fields(fields: Any) -> Query:

@@ -22,7 +22,7 @@ def query(asked: SearchAsked) -> Query:
     ]
     weights = asked.weights or [1.0] * len(wanted)
     if len(weights) != len(wanted):
-        raise UserError(f"weights: {len(wanted)} are needed, one for each part; got {len(weights)}")
+        raise UserError(f"weights: as many as parts are needed: {len(wanted)}; got {len(weights)}")
     parts = [Part(kind, value, weight) for (kind, value), weight in zip(wanted, weights, strict=True)]
     return Query((*parts, *(Part("text", text, -1.0) for text in asked.without)))
 

@@ -16,6 +16,7 @@ import numpy as np
 
 from clipkit.errors import StorageError, UserError
 
+EXAMPLE = "IVF64,PQ128x4fs,Refine(SQ8)"
 TRAINED_ON, A_LIST = 65_536, 64
 """Rows that an index is trained on, at the least; and for each list."""
 Found = tuple[np.ndarray, np.ndarray]
@@ -195,8 +196,9 @@ def make(factory: str, width: int, draw: Callable[[int], np.ndarray]) -> Any:
             rows = len(sample)
             index.train(sample)
     except RuntimeError as error:
-        told = f"FAISS cannot make it of {rows} rows of width {width}"
-        raise UserError(f"--engine {factory}: {told} ({_last_line(error)})") from None
+        told = f"FAISS cannot train it with {rows} rows of width {width} ({_last_line(error)})"
+        known = f"FAISS knows no such index for width {width}; auto, flat, hnsw or one such as {EXAMPLE} is needed"
+        raise UserError(f"--engine {factory}: {told if rows else known}") from None
     return index
 
 

@@ -22,6 +22,7 @@ from typing import Any
 import numpy as np
 
 from clipkit.errors import StorageError, UserError
+from clipkit.log import say
 from clipkit.vectors import metadata
 from clipkit.vectors.folder import ABOUT, KINDS, PLAN
 
@@ -31,6 +32,7 @@ PATIENCE_S = 90.0
 """How long a file that another host has written may take to be seen here: NFS looks again after 60 s at the latest."""
 NOT_COMPARED = ("model", "source")
 """Facts of a plan that may differ when work goes on: the same model or data by another path."""
+GROWN = " (of a source that has grown: embed what is new, and `clipkit index VECTORS --add INDEX`)"
 WORDS = {"digest": "another model", "made_by": "another device or other packages", "fingerprint": "other data"}
 
 
@@ -86,11 +88,8 @@ class Parts:
             if not records:
                 (self.folder / path).unlink(missing_ok=True)  # of a try that was killed
                 continue
-            data = (
-                metadata.as_parquet(records, self.plan["fields"])
-                if kind == "metadata"
-                else _array(rows[kind], self.plan)
-            )
+            table = kind == "metadata"
+            data = metadata.as_parquet(records, self.plan["fields"]) if table else _array(rows[kind], self.plan)
             _write(self.folder / path, data)
             files[path] = {"bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()}
         captions = sum(bool(record.get("caption")) for record in records)
@@ -207,7 +206,10 @@ def begin(folder: Path, plan: Mapping[str, Any]) -> Parts:
     (folder / "metadata").mkdir(exist_ok=True)
     (folder / PARTS).mkdir(exist_ok=True)
     _sync(folder)
-    return Parts(folder, there)
+    begun = Parts(folder, there)
+    if done := begun.samples_done():
+        say(f"{folder}: goes on after {done:,} of {there['samples']:,} samples")
+    return begun
 
 
 def seen(folder: Path, plan: Mapping[str, Any]) -> Parts:
@@ -230,7 +232,8 @@ def refuse_finished(folder: Path) -> None:
     """Raises: UserError when the folder is whole already, or holds something that is not of an embedding."""
     names = {path.name for path in folder.iterdir() if path.name[0] != "."} if folder.is_dir() else set()
     if (folder.exists() and not folder.is_dir()) or ABOUT in names or (names and PLAN not in names):
-        raise UserError(f"{folder}: already exists and is left as it is; remove it, or give another --out")
+        more = GROWN if {ABOUT, PLAN} <= names else ""
+        raise UserError(f"{folder}: already exists and is left as it is; remove it, or give another --out{more}")
 
 
 def compared(plan: Mapping[str, Any]) -> list[str]:

@@ -57,8 +57,10 @@ def test_what_could_not_be_measured_is_shown_as_that(run, tmp_path: Path) -> Non
 def test_vectors_are_written_to_a_database(run, tmp_path: Path) -> None:
     lancedb = pytest.importorskip("lancedb", reason="lancedb is not installed")
     code, out, _ = run("a", "--to", "lancedb:db/t")
-    assert code == 0 and out.startswith("lancedb: open_table('t').search(VECTOR")
+    assert code == 0 and out.startswith("a: 50 rows are written\nlancedb: open_table('t').search(VECTOR")
     assert lancedb.connect("db").open_table("t").count_rows() == 50
+    code, out, _ = run("a", "--to", "lancedb:db/t", "--json")
+    assert code == 0 and json.loads(out)["rows"] == 50
 
 
 @pytest.mark.parametrize(

@@ -118,7 +118,7 @@ class TestLanceDB:
         return [[row["id"] for row in rows] for rows in found]
 
     def test_its_nearest_are_the_exact_ones(self, vectors: Path, tmp_path: Path) -> None:
-        told = exports.export(vectors, f"lancedb:{tmp_path}/db/t")
+        told = exports.export(vectors, f"lancedb:{tmp_path}/db/t")["search"]
         assert told[0].startswith("lancedb: open_table('t').search(VECTOR, vector_column_name='image_vector')")
         table = self.table(tmp_path / "db")
         assert table.count_rows() == 50
@@ -165,7 +165,7 @@ class TestQdrant:
         return QdrantClient(path=str(folder))
 
     def test_its_nearest_are_the_exact_ones(self, vectors: Path, tmp_path: Path) -> None:
-        told = exports.export(vectors, f"qdrant:{tmp_path}/db/c")
+        told = exports.export(vectors, f"qdrant:{tmp_path}/db/c")["search"]
         assert told[1].startswith("qdrant: query_points('c', VECTOR, using='text', ")
         client = self.client(tmp_path / "db")
         assert client.count("c").count == 50
@@ -259,7 +259,7 @@ class TestPostgres:
             return cursor.fetchall() if cursor.description else []
 
     def test_its_nearest_are_the_exact_ones(self, vectors: Path, server: str) -> None:
-        told = exports.export(vectors, f"{server}&table=exact")
+        told = exports.export(vectors, f"{server}&table=exact")["search"]
         assert told == [f"postgresql: select key from exact order by {kind}_vector <#> VECTOR limit 10"
                         for kind in ("image", "text")]  # fmt: skip
         for kind in ("image", "text"):

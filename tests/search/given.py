@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from clipkit.vectors import engine, records
+from clipkit.vectors import engine, recording, records
 
 LANGS = ("en", "de", "fr")
 
@@ -41,7 +41,7 @@ def write_index(folder: Path, kinds: dict[str, np.ndarray], metadata: pa.Table |
         index = engine.make("Flat", width, each)
         engine.fill(index, [(0, each)])
         engine.write(index, folder / f"{kind}.index")
-    records.write(folder / records.FILE, [table(rows) if metadata is None else metadata])
+    recording.write(folder / records.FILE, [table(rows) if metadata is None else metadata])
     told = {"format": 2, "model": None, "digest": None, "rows": rows, "width": width, "vectors": [], **about}
     told["kinds"] = {kind: {**facts, "files": [f"{kind}.index"]} for kind in kinds}
     (folder / "index.json").write_text(json.dumps(told))

@@ -110,7 +110,7 @@ BAD = {
     "only not": (("index", "--not", "a"), "; --not takes away from them"),
     "weights": (
         ("index", "a", "--weight", "1", "--weight", "2"),
-        "search: 1 weights are needed, one for each part; got 2",
+        "search: as many weights as parts are needed: 1; got 2",
     ),
     "where": (("index", "a", "--where", "wdth > 3"), "no such column: wdth; did you mean 'width'?"),
     "attack": (("index", "a", "--where", "1) union select 1 --"), "its brackets do not match"),

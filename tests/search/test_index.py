@@ -188,7 +188,12 @@ def test_what_was_removed_is_neither_found_nor_asked_by(tmp_path: Path, image: n
     index = Index(folder)
     assert {hit.id for hit in index.search(id=5, k=N)} == set(range(N)) - {3, 4, 5}
     assert index.rows_left() == N - 2 and index.rows_left("width < 50") == 3
-    for asked, said in (({"key": "k3"}, "no row has the key 'k3'"), ({"id": 4}, "no row has the id 4")):
+    for asked, said in (
+        ({"key": "k3"}, "the row with the key 'k3' was removed"),
+        ({"id": 4}, "the row with the id 4 was removed"),
+        ({"key": "k5.jpg"}, "no row has the key 'k5.jpg'; did you mean 'k5'?"),
+        ({"key": "k9999.jpg"}, "no row has the key 'k9999.jpg'$"),
+    ):
         with pytest.raises(UserError, match=said):
             index.search(**asked)
 
@@ -208,12 +213,14 @@ POSITIVE = "search: weights above 0 are needed, got {}; --not says what is not w
 REFUSED = {
     "nothing": ({}, NOTHING),
     "only not": ({"without": "x"}, f"{NOTHING}; --not takes away from them"),
+    "number": ({"text": 3}, "search: text: a text is needed, got '3'"),
+    "picture": ({"image": 3.5}, "search: image: a file, or its bytes, is needed, got '3.5'"),
     "empty text": ({"text": " "}, "search: the text is empty"),
     "empty not": ({"key": "k1", "without": ""}, "search: the text is empty"),
-    "weights": ({"key": "k1", "weights": [1, 2]}, "search: 1 weights are needed, one for each part; got 2"),
+    "weights": ({"key": "k1", "weights": [1, 2]}, "search: as many weights as parts are needed: 1; got 2"),
     "weights of not": (
         {"key": "k1", "without": ["x", "y"], "weights": [1, 2]},
-        "search: 1 weights are needed, one for each part, or 3 with those of --not; got 2",
+        "search: as many weights as parts are needed: 1, or 3 with those of --not; got 2",
     ),
     "negative": ({"key": "k1", "weights": [-1]}, POSITIVE.format(-1)),
     "nan": ({"key": "k1", "weights": [float("nan")]}, POSITIVE.format("nan")),

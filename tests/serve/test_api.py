@@ -159,7 +159,7 @@ def test_what_is_wrong_costs_nobody_else_an_answer(app: Any) -> None:
         ({"text": "a", "k": 501}, 422, "k: "),
         ({"text": "a", "k": "5"}, 422, "k: "),
         ({"text": "a", "unknown": 1}, 422, "unknown"),
-        ({"text": "a", "weights": [1, 2]}, 400, "weights: 1 are needed, one for each part; got 2"),
+        ({"text": "a", "weights": [1, 2]}, 400, "weights: as many as parts are needed: 1; got 2"),
         ({"text": "a", "weights": [0]}, 400, "weights are numbers other than 0"),
         ({"text": ["a"] * 17}, 422, "text"),
         ({"text": "a" * 2001}, 422, "text"),

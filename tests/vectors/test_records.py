@@ -18,7 +18,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from clipkit.errors import StorageError, UserError
-from clipkit.vectors import records
+from clipkit.vectors import recording, records
 from clipkit.vectors.records import Records
 
 N = 60
@@ -40,7 +40,7 @@ def table(first: int = 0, n: int = N) -> pa.Table:
 @pytest.fixture(scope="module")
 def held(tmp_path_factory: pytest.TempPathFactory) -> Records:
     path = tmp_path_factory.mktemp("records") / records.FILE
-    assert records.write(path, [table(0, 25), table(25, N - 25)]) == N
+    assert recording.write(path, [table(0, 25), table(25, N - 25)]) == N
     return Records(path)
 
 
@@ -67,7 +67,7 @@ def test_records_come_back_in_the_order_asked_for(held: Records) -> None:
 
 def test_more_numbers_than_sqlite_binds_are_asked_for_in_portions(tmp_path: Path) -> None:
     n = records.AT_ONCE * 2 + 3
-    records.write(tmp_path / "r", [table(0, n)])
+    recording.write(tmp_path / "r", [table(0, n)])
     held = Records(tmp_path / "r")
     assert [row["id"] for row in held.get(range(n - 1, -1, -1))] == list(range(n - 1, -1, -1))
     assert held.with_keys([f"k{i}" for i in range(n)]) == {f"k{i}": [i] for i in range(n)}
@@ -81,14 +81,14 @@ def test_a_number_that_is_not_there_is_named(held: Records, number: int) -> None
 
 
 def test_keys_are_found_with_all_their_rows(tmp_path: Path) -> None:
-    records.write(tmp_path / "r", [pa.table({"key": ["a", "b", "a", "é", "c"]})])
+    recording.write(tmp_path / "r", [pa.table({"key": ["a", "b", "a", "é", "c"]})])
     held = Records(tmp_path / "r")
     assert held.with_keys(["a", "é", "nowhere", "\ud800", "'; drop table items"]) == {"a": [0, 2], "é": [3]}
     assert held.with_keys([]) == {}
 
 
 def test_keys_that_are_numbers_are_found_by_their_text(tmp_path: Path) -> None:
-    records.write(tmp_path / "r", [pa.table({"key": [7, 8]})])
+    recording.write(tmp_path / "r", [pa.table({"key": [7, 8]})])
     assert Records(tmp_path / "r").with_keys(["8"]) == {"8": [1]}
 
 
@@ -214,7 +214,7 @@ def test_any_text_is_a_condition_or_refused(held: Records, text: str) -> None:
 
 def test_a_condition_that_takes_too_long_is_stopped(tmp_path: Path) -> None:
     long = "ab" * 20_000
-    records.write(tmp_path / "r", [pa.table({"key": ["a"] * 2000, "caption": [long] * 2000})])
+    recording.write(tmp_path / "r", [pa.table({"key": ["a"] * 2000, "caption": [long] * 2000})])
     held = Records(tmp_path / "r")
     slow = " or ".join(["caption || caption || caption like '%b%a%bb'"] * 60)
     began = time.monotonic()
@@ -223,7 +223,7 @@ def test_a_condition_that_takes_too_long_is_stopped(tmp_path: Path) -> None:
 
 
 def test_large_values_cannot_be_made(tmp_path: Path) -> None:
-    records.write(tmp_path / "r", [pa.table({"key": ["a"], "caption": ["x" * 1_000_000]})])
+    recording.write(tmp_path / "r", [pa.table({"key": ["a"], "caption": ["x" * 1_000_000]})])
     assert refused(Records(tmp_path / "r"), "||".join(["caption"] * 100) + " = 1") == "string or blob too big"
 
 
@@ -245,15 +245,15 @@ def test_a_condition_holds_up_nobody_who_looks_up(held: Records) -> None:
 
 
 def test_records_outlive_their_file(tmp_path: Path) -> None:
-    records.write(tmp_path / "r", [table()])
+    recording.write(tmp_path / "r", [table()])
     held = Records(tmp_path / "r")
-    records.write(tmp_path / "new", [pa.table({"key": ["other"]})])
+    recording.write(tmp_path / "new", [pa.table({"key": ["other"]})])
     (tmp_path / "new").replace(tmp_path / "r")
     assert held.get([1])[0]["key"] == "k1" and len(held.where("1")) == N and len(Records(tmp_path / "r")) == 1
 
 
 def test_records_that_nobody_holds_are_closed(tmp_path: Path) -> None:
-    records.write(tmp_path / "r", [table()])
+    recording.write(tmp_path / "r", [table()])
 
     def opened() -> int:
         return sum(os.path.realpath(f"/proc/self/fd/{name}").endswith("/r") for name in os.listdir("/proc/self/fd"))
@@ -283,7 +283,7 @@ def test_values_of_all_kinds_are_kept_as_sqlite_can(tmp_path: Path) -> None:
         "long": pa.array(["x", None], pa.large_string()),
         "none": pa.nulls(2),
     }
-    records.write(tmp_path / "r", [pa.table({"key": ["a", "b"], **kinds})])
+    recording.write(tmp_path / "r", [pa.table({"key": ["a", "b"], **kinds})])
     held = Records(tmp_path / "r")
     one, two = held.get([0, 1])
     assert one == {
@@ -301,7 +301,7 @@ def test_values_of_all_kinds_are_kept_as_sqlite_can(tmp_path: Path) -> None:
 
 def test_names_that_sqlite_cannot_tell_apart_are_kept_apart(tmp_path: Path) -> None:
     odd = {"id": ["x"], "ID": [1], "Width": [2], "width": [3], 'a "b" ]': [4], "select": [5], "é": [6]}
-    records.write(tmp_path / "r", [pa.table({"key": ["a"], **odd})])
+    recording.write(tmp_path / "r", [pa.table({"key": ["a"], **odd})])
     held = Records(tmp_path / "r")
     assert held.get([0]) == [
         {"id": 0, "key": "a", "id_": "x", "ID__": 1, "Width": 2, "width_": 3, 'a "b" ]': 4, "select": 5, "é": 6}
@@ -312,8 +312,8 @@ def test_names_that_sqlite_cannot_tell_apart_are_kept_apart(tmp_path: Path) -> N
 
 def test_later_tables_may_have_other_columns(tmp_path: Path) -> None:
     path = tmp_path / "r"
-    assert records.write(path, [pa.table({"key": ["a"], "x": [1]}), pa.table({"y": ["b"], "key": ["c"]})]) == 2
-    assert records.write(path, [pa.table({"key": ["d"], "X": [5], "z": [0.5]})], first=2) == 3
+    assert recording.write(path, [pa.table({"key": ["a"], "x": [1]}), pa.table({"y": ["b"], "key": ["c"]})]) == 2
+    assert recording.write(path, [pa.table({"key": ["d"], "X": [5], "z": [0.5]})], first=2) == 3
     held = Records(path)
     assert held.get([0, 1, 2]) == [
         {"id": 0, "key": "a", "x": 1, "y": None, "z": None},
@@ -325,23 +325,23 @@ def test_later_tables_may_have_other_columns(tmp_path: Path) -> None:
 
 def test_parts_of_any_size_make_the_same_file(tmp_path: Path) -> None:
     whole, parts = tmp_path / "whole", tmp_path / "parts"
-    records.write(whole, [table()])
+    recording.write(whole, [table()])
     for i in range(0, N, 7):
         pq.write_table(table(i, min(7, N - i)), tmp_path / f"{i:03d}.parquet")
-    records.write(parts, (pq.read_table(path) for path in sorted(tmp_path.glob("*.parquet"))))
+    recording.write(parts, (pq.read_table(path) for path in sorted(tmp_path.glob("*.parquet"))))
     assert Records(whole).get(range(N)) == Records(parts).get(range(N))
 
 
 def test_rows_without_a_key_get_one(tmp_path: Path) -> None:
-    records.write(tmp_path / "paths", [pa.table({"image_path": ["a/1.jpg", "b.jpg"]})])
+    recording.write(tmp_path / "paths", [pa.table({"image_path": ["a/1.jpg", "b.jpg"]})])
     assert [row["key"] for row in Records(tmp_path / "paths").get([0, 1])] == ["a/1.jpg", "b.jpg"]
-    records.write(tmp_path / "bare", [pa.table({"x": [1, 2]}), pa.table({"x": [3]})])
+    recording.write(tmp_path / "bare", [pa.table({"x": [1, 2]}), pa.table({"x": [3]})])
     assert [row["key"] for row in Records(tmp_path / "bare").get([0, 1, 2])] == ["0", "1", "2"]
 
 
 def test_no_rows_are_records_too(tmp_path: Path) -> None:
     for name, tables in (("none", []), ("empty", [table(0, 0)])):
-        assert records.write(tmp_path / name, tables) == 0
+        assert recording.write(tmp_path / name, tables) == 0
         held = Records(tmp_path / name)
         assert len(held) == 0 and held.where("key = 'a'").tolist() == [] and held.with_keys(["a"]) == {}
 
@@ -363,7 +363,7 @@ def test_a_file_that_is_missing_or_damaged_says_so(tmp_path: Path) -> None:
 
 def test_a_file_cut_short_is_damage_and_no_fault_of_the_condition(tmp_path: Path) -> None:
     path = tmp_path / records.FILE
-    records.write(path, [table(0, 3000)])
+    recording.write(path, [table(0, 3000)])
     path.write_bytes(path.read_bytes()[: path.stat().st_size // 3])
     with pytest.raises(StorageError, match=r"damaged \(database disk image is malformed\); build the index again"):
         held = Records(path)

@@ -12,9 +12,10 @@ from clipkit.vectors.joined import Joined
 WHERE = ("lancedb:FOLDER/TABLE", "qdrant:http://HOST:6333/COLLECTION", "postgresql://USER@HOST/DATABASE?table=NAME")
 
 
-def export(source: str | Path, to: str) -> list[str]:
-    """Write all rows of a vectors folder with their metadata to a database; gives what its user needs to know to search
-    there. Row i gets the id i: the same export again changes nothing, and one that was cut short is repeated.
+def export(source: str | Path, to: str) -> dict[str, Any]:
+    """Write all rows of a vectors folder with their metadata to a database; gives how many they are, `rows`, and lines
+    that tell how to `search` there. Row i gets the id i: the same export again changes nothing, and one that was cut
+    short is repeated.
 
     Raises: UserError when the address is none, a package is missing, or the database refuses.
     """
@@ -28,7 +29,8 @@ def export(source: str | Path, to: str) -> list[str]:
     else:
         raise UserError(f"--to {scheme}: one of {', '.join(WHERE)} is needed")
     writer = _needed(name, package)
-    return writer(Export(Joined([source])), place)
+    rows = Export(Joined([source]))
+    return {"rows": len(rows), "search": writer(rows, place)}
 
 
 def _needed(name: str, package: str) -> Any:
