@@ -96,7 +96,7 @@ def test_a_picture_that_cannot_be_read_costs_no_other_query(index: Index, pictur
         f"{broken}: broken picture",
         f"{text}: not a picture; JPEG, PNG, WebP, GIF and BMP pictures can be read",
         f"{tmp_path / 'none.jpg'}: no such file",
-        f"{tmp_path}: no such file",
+        f"{tmp_path}: a folder; one picture is needed",
         "the picture: not a picture; JPEG, PNG, WebP, GIF and BMP pictures can be read",
     ]
     np.testing.assert_allclose(rows[5], index.embed([asked[5]])[0], atol=1e-6)
