@@ -1,5 +1,6 @@
 """The command line: names to functions, which are imported when they are called."""
 
+import gc
 import os
 from pathlib import Path
 from typing import Annotated
@@ -9,6 +10,9 @@ import typer
 from clipkit import __version__, errors
 from clipkit.cli import ahead, data, embed, groups, index, reporting, score, search, serve
 from clipkit.cli.show import Json, Model, lines, table
+
+COLLECTED = gc.get_threshold()[0]
+"""New objects after which Python looks for cycles among them."""
 
 app = typer.Typer(
     help="Train, evaluate and search with image-text contrastive models.",
@@ -37,7 +41,12 @@ def main() -> None:
 
 
 def program() -> None:
-    """The `clipkit` program, and the end of its process."""
+    """The `clipkit` program, and the end of its process.
+
+    A command makes half a million objects that stay, by its imports; Python's collector would go through them again and
+    again. Training, whose cycles may hold tensors, has the usual one.
+    """
+    gc.set_threshold(20_000)
     errors.program(app)
 
 
@@ -81,6 +90,7 @@ def train(
 
         table(("setting", "type", "default", "meaning"), config.describe(trainer.Settings))
         return
+    gc.set_threshold(COLLECTED)
     trainer.from_arguments([*([recipe] if recipe else []), *(overrides or [])])
 
 
