@@ -233,16 +233,29 @@ def test_an_error_of_one_rank_alone_is_printed_by_it(
         assert capsys.readouterr().err == said
 
 
+@pytest.mark.parametrize("end", ["guard", "program"])
 @pytest.mark.parametrize("world", ["1", "2"])
 @pytest.mark.parametrize(
     ("how", "code"), [("print('done')", 0), ("raise SystemExit(7)", 7), ("raise Stopped('x')", 75)]
 )
-def test_a_process_of_many_ends_as_one_alone_does(world: str, how: str, code: int) -> None:
+def test_a_process_ends_when_its_threads_have_and_what_is_to_be_called_was(
+    end: str, world: str, how: str, code: int
+) -> None:
     work = (
-        "import atexit\nfrom clipkit.errors import Stopped, guard\n"
-        f"def work():\n  atexit.register(print, 'called')\n  {how}\nguard(work)"
+        "import atexit, sys, threading, time\nfrom clipkit import errors\nfrom clipkit.errors import Stopped\n"
+        "def later():\n  time.sleep(0.2)\n  print('later')\n"
+        "def work():\n  atexit.register(print, 'called')\n  threading.Thread(target=later).start()\n"
+        f"  {how}\nerrors.{end}(work)"
     )
     done = subprocess.run(
         [sys.executable, "-c", work], env={**os.environ, "WORLD_SIZE": world}, capture_output=True, text=True
     )
-    assert done.returncode == code and done.stdout.splitlines()[-1] == "called", done
+    assert done.returncode == code and done.stdout.splitlines()[-2:] == ["later", "called"], done
+
+
+def test_what_cannot_be_printed_is_told_and_what_nobody_reads_is_not() -> None:
+    command = f"{sys.executable} -m clipkit --version"
+    full = subprocess.run(f"{command} > /dev/full", shell=True, capture_output=True, text=True)
+    assert (full.returncode, full.stderr) == (5, "clipkit: storage: No space left on device\n")
+    closed = subprocess.run(f"{command} | (exec 0<&-; sleep 2)", shell=True, capture_output=True)
+    assert closed.stderr == b""
