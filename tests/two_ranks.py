@@ -16,7 +16,17 @@ multiprocessing.set_forkserver_preload(["torch.distributed.fsdp", "open_clip", "
 
 
 def run(work: Callable[..., Any], *args: Any, world: int = 2) -> list[Any]:
-    """[work(rank, *args) of each rank]; results must be tensors in plain containers."""
+    """[work(rank, *args) of each rank]; results must be tensors in plain containers. Where the ranks do not find each
+    other, which happens to gloo on a busy machine before any work is done, they are started once more."""
+    try:
+        return _run(work, args, world)
+    except mp.ProcessRaisedException as error:
+        if "connectFullMesh failed" not in str(error):
+            raise
+        return _run(work, args, world)
+
+
+def _run(work: Callable[..., Any], args: tuple[Any, ...], world: int) -> list[Any]:
     with tempfile.TemporaryDirectory() as folder:
         context = (work, args, world, folder, dict(os.environ))
         mp.start_processes(_rank, context, nprocs=world, start_method="forkserver")

@@ -133,12 +133,14 @@ def search(page: Any, words: str) -> list[str]:
     """Type words and press Enter; gives the captions that are found."""
     page.fill("#words", words)
     page.press("#words", "Enter")
-    until(page, "words => new URLSearchParams(location.hash.slice(1)).get('q') === words", words)
-    return found(page)
+    return found(page, words)
 
 
-def found(page: Any) -> list[str]:
-    """The captions on the screen, when the search is over."""
+def found(page: Any, words: str | None = None) -> list[str]:
+    """The captions on the screen, when the search is over; and it is the one for `words`, not one for a part of them
+    that a page begins while they are typed."""
+    if words is not None:
+        until(page, "words => new URLSearchParams(location.hash.slice(1)).get('q') === words", words)
     page.wait_for_selector("#hits[aria-busy=false] .hit:not(.waiting), #nothing:not([hidden])")
     return page.locator("#hits .caption").all_inner_texts()
 

@@ -12,7 +12,7 @@ def test_the_keyboard_reaches_everything(page: Any) -> None:
     page.keyboard.press("/")
     page.keyboard.type("a black circle")
     page.keyboard.press("Enter")
-    captions = found(page)
+    captions = found(page, "a black circle")
     tops = page.evaluate("[...document.querySelectorAll('.hit')].map(hit => hit.offsetTop)")
     below = [number for number, top in enumerate(tops) if top > tops[1]]
     last = len(tops) - 1
