@@ -12,7 +12,11 @@ def test_the_keyboard_reaches_everything(page: Any) -> None:
     page.keyboard.press("/")
     page.keyboard.type("a black circle")
     page.keyboard.press("Enter")
-    captions = found(page, "a black circle")
+    found(page, "a black circle")
+    # no more results shall come while the keys are pressed
+    until(page, "document.getElementById('more').hidden || (document.getElementById('more').scrollIntoView(), false)")
+    captions = found(page)
+    assert len(captions) == browsing.COUNT
     tops = page.evaluate("[...document.querySelectorAll('.hit')].map(hit => hit.offsetTop)")
     below = [number for number, top in enumerate(tops) if top > tops[1]]
     last = len(tops) - 1
