@@ -41,7 +41,9 @@ class Started:
     def _told(self) -> int:
         number = b""
         while not number.endswith(b"\n"):
-            number += self._line.recv(1)
+            if not (digit := self._line.recv(1)):
+                raise EOFError("the process that runs commands has gone")
+            number += digit
         return int(number)
 
 

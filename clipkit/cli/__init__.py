@@ -43,7 +43,7 @@ def main() -> None:
 def program() -> None:
     """The `clipkit` program, and the end of its process.
 
-    A command makes half a million objects that stay, by its imports; Python's collector would go through them again and
+    The imports of a command make some 430,000 objects that stay; Python's collector would go through them again and
     again. Training, whose cycles may hold tensors, has the usual one.
     """
     gc.set_threshold(20_000)
